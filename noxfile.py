@@ -1,0 +1,135 @@
+# /// script
+# dependencies = ["nox"]
+# ///
+"""Everything that can be checked about this project. `nox` runs the default sessions, `nox --list` names them all.
+
+No session needs more than a Python of 3.11 or later. What a test needs beyond that, a server with TLS for one, it
+looks for, and skips with its reason where it is not there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import nox
+from nox.project import dependency_groups, load_toml
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_external_run = True
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "typing", "tests", "package", "minimums"]
+
+HERE = Path(__file__).parent
+PACKAGE = "trio_sentinel_scan"
+PYPROJECT = load_toml(HERE / "pyproject.toml")
+TESTS = dependency_groups(PYPROJECT, "tests")
+
+# The whole of tests/core and tests/trio, which are quick, and of tests/real the few that show that all of it connects.
+SMOKE = "not full and (not real or smoke)"
+
+
+def python_files(*folders: str) -> list[str]:
+    """The Python files under these folders, for tools that take no folder."""
+    return sorted(str(path.relative_to(HERE)) for folder in folders for path in (HERE / folder).rglob("*.py"))
+
+
+def existing(*paths: str) -> list[str]:
+    """Those of these paths that are there, for tools to which one that is not is an error."""
+    return [path for path in paths if (HERE / path).exists()]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, import contracts, spelling, and what Trio's own linter has to say."""
+    session.install("-e.", *dependency_groups(PYPROJECT, "lint"))
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", "--check")
+    # 900: no async generator. 910 and 911: each async function has a checkpoint on every way through it. The package
+    # promises that to its users; a test, or a fake under it, owes nobody a checkpoint.
+    checkpoints = "--enable=ASYNC,ASYNC900,ASYNC910,ASYNC911"
+    session.run("flake8-async", checkpoints, *python_files(PACKAGE))
+    session.run("flake8-async", "noxfile.py", *python_files("tests", "benchmarks", "examples"))
+    session.run("lint-imports", "--no-cache")
+    session.run("codespell")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy and pyright, both strict, and whether every public name has a complete type."""
+    session.install("-e.[demo]", *TESTS, *dependency_groups(PYPROJECT, "typing"))
+    session.run("mypy", *existing(PACKAGE, "tests", "benchmarks", "examples"))
+    quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # it would ask the network for a newer pyright each time
+    session.run("pyright", env=quiet)
+    # --ignoreexternal: a good part of redis-py's commands, which the clients inherit, is not annotated in full.
+    session.run("pyright", "--verifytypes", PACKAGE, "--ignoreexternal", env=quiet)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests, real servers included, and their coverage; arguments go to pytest, and then coverage is not asked."""
+    session.install("-e.[demo]", *TESTS)
+    if session.posargs:
+        session.run("pytest", *session.posargs)
+        return
+    session.run("coverage", "erase")
+    # What the core decides is shown by its own tests alone: no server may pass over one of its lines by chance.
+    core = "--data-file=.coverage-core"  # a dash: ".coverage.core" would be taken for a part of the second measurement
+    session.run("coverage", "run", core, "-m", "pytest", "tests/core")
+    session.run("coverage", "combine", "--quiet", core)
+    session.run("coverage", "report", core, f"--include={PACKAGE}/_core/*", "--fail-under=100")
+    session.run("coverage", "run", "-m", "pytest", "--ignore=tests/core")
+    session.run("coverage", "combine", "--quiet", ".", ".coverage-core")
+    session.run("coverage", "report", f"--omit={PACKAGE}/_core/*", "--fail-under=95")
+
+
+@nox.session(reuse_venv=False)
+def package(session: nox.Session) -> None:
+    """Build the wheel from the sdist, install it away from the source, and run the quick tests against it."""
+    session.install("build")
+    with tempfile.TemporaryDirectory(prefix="trio-sentinel-scan-") as name:
+        away = Path(name)
+        session.run("python", "-m", "build", "--outdir", name, str(HERE), silent=True)
+        [wheel] = away.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            names = set(archive.namelist())
+        strange = {name for name in names if not name.startswith((f"{PACKAGE}/", f"{PACKAGE}-"))}
+        assert not strange, f"the wheel would install {strange}"
+        assert f"{PACKAGE}/py.typed" in names, "type checkers would take the package for untyped"
+        session.install(f"trio-sentinel-scan[demo] @ {wheel.as_uri()}", *TESTS)
+        shutil.copy(HERE / "pyproject.toml", away)  # pytest's configuration
+        shutil.copytree(HERE / "tests", away / "tests")
+        with session.chdir(away):
+            where = session.run("python", "-c", f"import {PACKAGE}; print({PACKAGE}.__file__)", silent=True)
+            assert str(where).startswith(session.virtualenv.location), f"imported from {where}"
+            session.run("trio-sentinel-scan", "--help", silent=True)
+            session.run("python", "-m", PACKAGE, "--help", silent=True)
+            session.run("pytest", "-m", SMOKE, *session.posargs)
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """The quick tests with the oldest release of each dependency that pyproject.toml admits."""
+    project = PYPROJECT["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["demo"]
+    assert all(">=" in requirement for requirement in wanted), "each dependency has a floor, and this session takes it"
+    session.install("-e.[demo]", *TESTS, *(requirement.replace(">=", "==") for requirement in wanted))
+    session.run("pytest", "-m", SMOKE, *session.posargs)
+
+
+@nox.session
+def full(session: nox.Session) -> None:
+    """Every test there is, those marked `full` included: what the default run samples, at length."""
+    session.install("-e.[demo]", *TESTS)
+    session.run("pytest", "-m", "", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmarks: figures to read, nothing that passes or fails. Arguments go to `python -m benchmarks`."""
+    session.install("-e.[demo]", *TESTS)
+    session.run("python", "-m", "benchmarks", *session.posargs)

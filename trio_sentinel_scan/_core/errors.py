@@ -1,0 +1,187 @@
+# pyright: reportUnknownMemberType=false
+# (redis-py does not annotate the arguments of its exceptions.)
+"""Every exception that is ours, sorted by who is at fault and what can be done.
+
+All of them descend from `redis.exceptions.RedisError`, so that an ``except RedisError`` written for redis-py goes on
+working, and the leaves also descend from redis-py's nearest class (`ConnectionError`, `TimeoutError`, ...). Error
+*replies* of a server are redis-py's own classes (`ResponseError` and below).
+
+No message here ever holds a password, a key or a value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from redis import exceptions as redis_errors
+
+if TYPE_CHECKING:
+    from .identity import ServerIdentity
+    from .summary import ScanSummary
+
+__all__ = [
+    "AuthenticationFailed",
+    "ClientClosed",
+    "CommandNotShareable",
+    "CommandOutcomeUnknown",
+    "ConfigError",
+    "MasterNotFound",
+    "NoSentinelReachable",
+    "ProtocolError",
+    "ResponseTimeout",
+    "RoleMismatch",
+    "ScanError",
+    "ScanInterrupted",
+    "ScanNotCertified",
+    "ScanRefused",
+    "ScanRestartsExhausted",
+    "ScanStuck",
+    "SentinelScanError",
+    "ServerConnectionError",
+    "ServerUnavailable",
+    "ServiceUnknown",
+]
+
+
+class SentinelScanError(redis_errors.RedisError):
+    """The root of every error that this package defines."""
+
+
+# ---- You asked for something that cannot be ---------------------------------------------------------------------
+
+
+class ConfigError(SentinelScanError, ValueError):
+    """An argument or a URL is wrong; nothing was sent anywhere.
+
+    `argument` is the name of the argument (or of the part of the URL) at fault.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument}: {problem}")
+        self.argument = argument
+
+
+class ClientClosed(SentinelScanError):
+    """The client (or the scan) was used outside its ``async with`` block."""
+
+
+class CommandNotShareable(SentinelScanError):
+    """A command that changes or depends on a connection's state was sent to the connection that all tasks share."""
+
+
+# ---- The world broke it ----------------------------------------------------------------------------------------
+
+
+class ServerConnectionError(SentinelScanError, redis_errors.ConnectionError):
+    """A connection could not be made, or it was lost. `__cause__` has the operating system's word for it."""
+
+
+class ServerUnavailable(ServerConnectionError):
+    """No usable server was found within `failover_timeout`; the message says what was tried and what came of it."""
+
+
+class ResponseTimeout(SentinelScanError, redis_errors.TimeoutError):
+    """A server did not answer within `response_timeout`. The connection was closed: its next reply means nothing."""
+
+
+class ProtocolError(SentinelScanError, redis_errors.InvalidResponse):
+    """A server sent what is not RESP, nests too deep, or announces an absurd length. The connection was closed."""
+
+
+class AuthenticationFailed(SentinelScanError, redis_errors.AuthenticationError):
+    """A server refused the username or password, or wants one and was given none. Never tried again by itself."""
+
+
+class RoleMismatch(ServerConnectionError):
+    """The server that answered is not what it was taken for: a "master" that says it is a replica, a Sentinel, ..."""
+
+
+# ---- The Sentinels could not say -------------------------------------------------------------------------------
+
+
+class MasterNotFound(SentinelScanError, redis_errors.ConnectionError):
+    """The Sentinels led to no master. `sentinels` maps each Sentinel's address to what came of asking it."""
+
+    def __init__(self, message: str, sentinels: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.sentinels = dict(sentinels or {})
+
+
+class NoSentinelReachable(MasterNotFound):
+    """No Sentinel answered at all: a matter of addresses, network or passwords."""
+
+
+class ServiceUnknown(MasterNotFound):
+    """Sentinels answered, and none of them knows a service of this name: a matter of its spelling."""
+
+
+# ---- A command's fate ------------------------------------------------------------------------------------------
+
+
+class CommandOutcomeUnknown(ServerConnectionError):
+    """A command was written and its reply never came: it may have run or not, and it was not sent again."""
+
+
+# ---- A scan's end that is not "complete" -----------------------------------------------------------------------
+
+
+class ScanError(SentinelScanError):
+    """A scan ended without being complete. What was handed out until then is genuine, but it is not everything.
+
+    `summary` is the scan's `ScanSummary` at that moment.
+    """
+
+    def __init__(self, message: str, summary: ScanSummary | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+class ScanInterrupted(ScanError):
+    """The pass became void and ``on_failover="raise"`` forbids another one.
+
+    `reason` says why, `epoch` is the pass that became void, `old_server` and `new_server` the identities on both
+    sides (`None` where not known), `keys` how many keys had been handed out.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        epoch: int,
+        old_server: ServerIdentity | None,
+        new_server: ServerIdentity | None,
+        keys: int,
+        summary: ScanSummary | None = None,
+    ) -> None:
+        super().__init__(
+            f"scan interrupted in epoch {epoch}: {reason}"
+            f" (old server {old_server or 'not known'}, new server {new_server or 'not known'},"
+            f" {keys} keys handed out); what was handed out is not the whole keyspace:"
+            ' scan again from cursor 0, or let the scan do so with on_failover="restart"',
+            summary,
+        )
+        self.reason = reason
+        self.epoch = epoch
+        self.old_server = old_server
+        self.new_server = new_server
+        self.keys = keys
+
+
+class ScanRestartsExhausted(ScanError):
+    """More than `max_restarts` passes became void, or as many new connections in a row yielded nothing."""
+
+
+class ScanNotCertified(ScanError):
+    """The pass was swept to its end, but no majority of the Sentinels was in reach to confirm its master.
+
+    Every key of that server was handed out; whether that server was still *the* master is what nobody could say
+    within `failover_timeout`. ``certify="role"`` accepts the server's own word instead.
+    """
+
+
+class ScanStuck(ScanError):
+    """The server's cursors go in a circle: this pass would never end."""
+
+
+class ScanRefused(ScanError, redis_errors.ResponseError):
+    """The server refuses the scan itself (no permission for SCAN, no such type, ...); trying again cannot help."""

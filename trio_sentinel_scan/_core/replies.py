@@ -1,0 +1,33 @@
+"""Replies as typed values: RESP2 and RESP3 say the same things in different shapes, and bytes may be text already."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+__all__ = ["as_fields", "as_list", "as_text"]
+
+
+def as_text(value: object) -> str:
+    """A string of a reply as `str`, whether or not the connection decodes."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def as_list(reply: object) -> list[Any] | None:
+    """A reply that is a list, as one; None if it is something else."""
+    return reply if _is_list(reply) else None
+
+
+def as_fields(reply: object) -> dict[str, str]:
+    """Names and values, as a map (RESP3) or a flat list (RESP2), in text; empty if the reply is neither."""
+    if _is_map(reply):
+        return {as_text(name): as_text(value) for name, value in reply.items()}
+    flat = as_list(reply) or []
+    return {as_text(name): as_text(value) for name, value in zip(flat[::2], flat[1::2], strict=False)}
+
+
+def _is_list(reply: object) -> TypeGuard[list[Any]]:
+    return isinstance(reply, list)
+
+
+def _is_map(reply: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(reply, dict)

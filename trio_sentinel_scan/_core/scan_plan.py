@@ -1,0 +1,506 @@
+"""What a scan does next: the one place that decides about cursors, epochs, budgets and the end.
+
+The driver asks `next_step`, does just that, and reports what came of it to `report`; the consumer's side asks
+`take` for each page that comes out of the channel; whoever hears of another master calls `master_changed`. All three
+are synchronous, so no await ever lies between a decision and the state that it leaves behind.
+
+The one rule: **a cursor is only ever sent to the process that issued it.** And its twin: the end of the iteration
+means complete, and nothing else does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from redis import exceptions as redis_errors
+
+from . import scan_steps as steps
+from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge
+from .cursor import CircleDetector, CursorFormat, position_of, sort_key
+from .errors import (
+    AuthenticationFailed,
+    ScanError,
+    ScanInterrupted,
+    ScanNotCertified,
+    ScanRefused,
+    ScanRestartsExhausted,
+    ScanStuck,
+    ServerUnavailable,
+)
+from .identity import Role, ServerIdentity
+from .scan_states import FINAL, Event, State, move
+from .summary import Certificate, Restart, ScanPage, ScanSummary
+from .verdicts import Verdict, error_code, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .scan_options import ScanOptions
+
+__all__ = ["ScanPlan"]
+
+# Seconds before the first, second, ... new attempt in a row; the last one repeats. Each is stretched by up to half.
+BACK_OFF: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+# Seconds between two askings of too few Sentinels.
+HESITATION: Final = 0.25
+
+
+class ScanPlan:
+    """One scan's decisions. Times are seconds on any clock that does not go back."""
+
+    def __init__(
+        self, options: ScanOptions, *, failover_timeout: float, now: float, jitter: Callable[[], float]
+    ) -> None:
+        """`jitter` gives numbers from 0 to 1; `failover_timeout` may be infinite."""
+        self.options = options
+        self.state = State.LOCATING
+        # The pass under way: 0, then one more with each restart. Never goes back.
+        self.epoch = 0
+        # Why the scan failed. Invariant: set exactly when state is FAILED.
+        self.error: Exception | None = None
+        self.certificate: Certificate | None = None
+        self._failover_timeout = failover_timeout
+        self._jitter = jitter
+        self._started = now
+        self._ended: float | None = None
+
+        # Grows whenever what is under way loses its meaning; a report on an older step is ignored.
+        self._generation = 0
+        # Where the scan is bound for, and under which version of the Sentinels' view. None until first located.
+        self._target: steps.Target | None = None
+        # Whether the driver holds an open connection that this scan may still use.
+        self.connected = False
+
+        # -- the pass --
+        # The process that issued `_cursor`. Invariant: None exactly while the pass has not been bound to one; it
+        # changes only in `_begin_pass`, which also puts the cursor back.
+        self._server: ServerIdentity | None = None
+        self._role = Role("")
+        self._format = CursorFormat.UNKNOWN
+        self._format_distrusted = False
+        # Invariant: committed together with the page of the reply that brought it.
+        self._cursor = options.cursor
+        self._swept = False
+        self._circles = CircleDetector()
+        self._keys_this_epoch = 0
+        # The page that a reply brought and that has not been handed over to the channel yet.
+        self._in_hand: ScanPage[Any] | None = None
+        # Pages of this epoch that were handed over and not taken yet. Invariant: 0 whenever the pass is certified.
+        self._waiting = 0
+        self._asked = False
+
+        # -- budgets --
+        self._failures = 0
+        # New connections since the last whole reply: one that yields nothing counts like a restart.
+        self._fruitless = 0
+        # Since when there has been no answer to work with; None while all is well.
+        self._away_since: float | None = now
+        self._undecided_since: float | None = None
+        self._problem = "no server was named"
+        self._rest: float = 0.0
+
+        # -- the account --
+        self._keys = self._pages = self._scans = self._reconnects = 0
+        self._restarts: list[Restart] = []
+
+    # ---- what to do ---------------------------------------------------------------------------------------------
+
+    def next_step(self, now: float) -> steps.Step:
+        """What the driver is to do now. Asking again without a report in between gives the same step."""
+        if self.state in FINAL:
+            return steps.Finish(self._generation)
+        if self._in_hand is not None and (self._asked or self.state is not State.SCANNING):
+            # The next SCAN is on its way already (or cannot be sent), so the server works while the consumer does.
+            return steps.HandOver(self._generation, self._in_hand)
+        if self._is_overdue(now):
+            self._give_up_waiting(now)
+            return steps.Finish(self._generation)
+        generation, until = self._generation, self._deadline()
+        match self.state:
+            case State.LOCATING:
+                return steps.Locate(generation, until)
+            case State.CONNECTING:
+                assert self._target is not None
+                return steps.Connect(generation, until, self._target)
+            case State.SCANNING if not self._asked:
+                return steps.Ask(generation, self.options.scan_command(self._cursor))
+            case State.SCANNING:
+                return steps.Receive(generation)
+            case State.DRAINING:
+                return steps.AwaitTaken(generation)
+            case State.CERTIFYING:
+                assert self._target is not None
+                return steps.Certify(generation, self.options.basis, self._target, self._role)
+            case _:
+                return steps.Rest(generation, min(self._rest, max(0.0, until - now)))
+
+    def handing_over(self, step: steps.HandOver) -> bool:
+        """The driver is about to put this page into the channel. False if the page has become void meanwhile."""
+        if step.generation != self._generation or self._in_hand is not step.page:
+            return False
+        self._in_hand = None
+        self._waiting += 1
+        return True
+
+    # ---- what came of it ----------------------------------------------------------------------------------------
+
+    def report(self, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
+        """The driver did `step` and this came of it. Ignored if the step had lost its meaning by then."""
+        if step.generation != self._generation or self.state in FINAL:
+            return
+        match outcome:
+            case steps.Located(target):
+                self._located(target, now)
+            case steps.Connected():
+                self._bind(outcome, now)
+            case steps.Asked():
+                self._asked = True
+            case steps.Replied():
+                self._replied(outcome, now)
+            case steps.Refused(error):
+                self._refused(error, now)
+            case steps.Lost(problem, final):
+                self._lost(problem, final, now)
+            case steps.Rested():
+                self._move(Event.RESTED)
+            case steps.Taken():
+                self._taken_all()
+            case Evidence():
+                self._judged(self._judge(outcome), now)
+            case Undecided():
+                self._judged(outcome, now)
+
+    def master_changed(self, target: steps.Target, now: float) -> bool:
+        """The Sentinels name `target`. True if that voids what is under way, which must be aborted at once.
+
+        Of no consequence if the scan is bound there already, has not looked for a server yet, or has ended.
+        """
+        if self.state in FINAL or self._target is None or target.version <= self._target.version:
+            return False
+        old = self._target
+        self._target = target
+        self._void(f"MASTER_CHANGE {old.address} -> {target.address}", now, target=target)
+        return True
+
+    def take(self, page: ScanPage[Any], now: float) -> bool:
+        """A page has come out of the channel. True if it may be handed out; then it counts as handed out.
+
+        The epoch filter: once a change is known, no page of an older epoch goes out, not even one that waited.
+        """
+        if not self._is_current(page):
+            return False
+        self._waiting -= 1
+        self._keys += len(page.keys)
+        self._keys_this_epoch += len(page.keys)
+        self._pages += 1
+        if self._restarts and self._restarts[-1].first_page_after is None:
+            restart = self._restarts[-1]
+            restart.first_page_after = now - self._started - restart.at
+        return True
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether the consumer has taken every page that this pass has brought."""
+        return self._waiting == 0 and self._in_hand is None
+
+    def crashed(self, error: Exception, now: float) -> None:
+        """Something that cannot happen has happened in the driver; the scan ends with it."""
+        if self.state not in FINAL:
+            failure = ScanError(f"internal error of trio_sentinel_scan ({type(error).__name__})")
+            failure.__cause__ = error
+            self._fail(failure, now)
+
+    def summary(self, now: float) -> ScanSummary:
+        """The account up to now."""
+        return ScanSummary(
+            complete=self.state is State.COMPLETE,
+            epoch=self.epoch,
+            keys=self._keys,
+            pages=self._pages,
+            keys_this_epoch=self._keys_this_epoch,
+            scans=self._scans,
+            reconnects=self._reconnects,
+            duplicates_dropped=0,
+            position=self._position(),
+            server=self._server,
+            certificate=self.certificate,
+            elapsed=(self._ended if self._ended is not None else now) - self._started,
+            restarts=tuple(replace(restart) for restart in self._restarts),
+        )
+
+    def __repr__(self) -> str:
+        return f"<ScanPlan {self.state.name}, epoch {self.epoch}, {self._server or 'not bound'}>"
+
+    # ---- the guards: each has a test that takes it away and sees keys lost -----------------------------------------
+
+    def _is_same_process(self, server: ServerIdentity) -> bool:
+        return server.is_same_process(self._server)
+
+    def _is_current(self, page: ScanPage[Any]) -> bool:
+        return page.epoch == self.epoch and self.state not in FINAL
+
+    def _may_certify(self) -> bool:
+        return self.all_taken
+
+    def _judge(self, evidence: Evidence) -> Judgement:
+        assert self._server is not None
+        return judge(self.options.basis, self._server, self._role, evidence)
+
+    # ---- what it means ------------------------------------------------------------------------------------------
+
+    def _located(self, target: steps.Target, now: float) -> None:
+        if self._target is not None and target.version > self._target.version:
+            self.master_changed(target, now)
+        if self.state is State.LOCATING:
+            self._target = target
+            self._move(Event.LOCATED)
+
+    def _bind(self, found: steps.Connected, now: float) -> None:
+        if found.unfit:
+            self._lost(found.unfit, None, now)
+            return
+        self._asked = False
+        first = self._server is None
+        if first:
+            self.connected = True
+            self._begin_pass(found, cursor=self._cursor)
+            self._move(Event.BOUND)
+            return
+        self._reconnects += 1
+        self._fruitless += 1
+        if self._fruitless > self.options.max_restarts:
+            self._fail(
+                ScanRestartsExhausted(
+                    f"{self._fruitless} new connections in a row to {found.server.address} brought no reply"
+                    f" (max_restarts={self.options.max_restarts}; the last problem: {self._problem})",
+                    self.summary(now),
+                ),
+                now,
+            )
+        elif self._is_same_process(found.server):
+            self.connected = True
+            self._away_since = None
+            self._move(Event.BOUND_SWEPT if self._swept else Event.BOUND)
+        else:
+            self._reconnects -= 1
+            reason = (
+                "another process answers at this address: the server was restarted"
+                if found.server.run_id is not None
+                else "a new connection, and the server does not tell which process it is"
+            )
+            self._void(reason, now, here=found)
+
+    def _replied(self, reply: steps.Replied, now: float) -> None:
+        self._scans += 1
+        self._fruitless = self._failures = 0
+        self._away_since = None
+        self._asked = False
+        if not self._check_order(reply.cursor, now):
+            return
+        # Cursor and page are committed together: whatever fails from here on, neither is lost nor repeated.
+        self._commit(reply)
+        self._move(Event.SWEPT if self._swept else Event.REPLIED)
+        self._taken_all()
+
+    def _commit(self, reply: steps.Replied) -> None:
+        self._cursor = reply.cursor
+        self._swept = reply.cursor == 0
+        if reply.keys:
+            assert self._server is not None
+            self._in_hand = ScanPage(reply.keys, self.epoch, self._server, self._position())
+
+    def _check_order(self, cursor: int, now: float) -> bool:
+        """Positions strictly rise within a pass; where there are none, no cursor comes twice."""
+        if cursor == 0:
+            return True
+        if self._format is CursorFormat.UNKNOWN:
+            if not self._circles.comes_round(cursor):
+                return True
+            self._fail(
+                ScanStuck(
+                    f"the cursors of {self._server} come round again after {self._scans} replies:"
+                    " this pass would never end",
+                    self.summary(now),
+                ),
+                now,
+            )
+            return False
+        if sort_key(cursor, self._format) > sort_key(self._cursor, self._format):
+            return True
+        # Not the format it was taken for. What the pass has covered cannot be told any more.
+        self._format_distrusted = True
+        self._void("the server's cursors do not rise: their format is not the one it was taken for", now, stay=True)
+        return False
+
+    def _refused(self, error: redis_errors.RedisError, now: float) -> None:
+        self._asked = False
+        code = error_code(error)
+        match verdict_of(error):
+            case Verdict.WAIT:
+                self._problem = f"{self._server} answers {code}"
+                self._start_waiting(now)
+                self._move(Event.TOLD_TO_WAIT)
+            case Verdict.RECONNECT | Verdict.LOOK_AGAIN:
+                self._lost(f"{self._server} answers {code}", None, now)
+            case Verdict.RESTART if self._cursor != 0:
+                self._void("the server does not know its cursor", now, stay=True)
+            case Verdict.UNAUTHENTICATED:
+                self._fail(AuthenticationFailed(f"{self._server} refuses SCAN: {error}"), now)
+            case _:
+                self._fail(ScanRefused(f"{self._server} refuses SCAN: {error}", self.summary(now)), now)
+
+    def _lost(self, problem: str, final: Exception | None, now: float) -> None:
+        self.connected = False
+        self._asked = False
+        self._problem = problem
+        if final is not None:
+            self._fail(final, now)
+            return
+        self._start_waiting(now)
+        self._move(Event.LOST)
+
+    def _taken_all(self) -> None:
+        if self.state is State.DRAINING and self._may_certify():
+            self._move(Event.TAKEN)
+
+    def _judged(self, judgement: Judgement, now: float) -> None:
+        if isinstance(judgement, Held):
+            self.certificate = judgement.certificate
+            self._ended = now
+            self._move(Event.HELD)
+        elif isinstance(judgement, Refuted):
+            self._void(f"no certificate: {judgement.reason}", now)
+        else:
+            self._problem = judgement.reason
+            if self._undecided_since is None:
+                self._undecided_since = now
+            self._rest = HESITATION
+            self._move(Event.UNDECIDED)
+
+    # ---- restarts and ends --------------------------------------------------------------------------------------
+
+    def _void(
+        self,
+        reason: str,
+        now: float,
+        *,
+        target: steps.Target | None = None,
+        here: steps.Connected | None = None,
+        stay: bool = False,
+    ) -> None:
+        """The pass is void. The next one begins elsewhere, on the connection `here`, or (`stay`) on the present one."""
+        old = self._server
+        new = here.server if here is not None else old if stay else None
+        if self.options.on_failover == "raise":
+            if new is None and target is not None:
+                new = ServerIdentity(None, target.address)
+            error = ScanInterrupted(
+                reason,
+                epoch=self.epoch,
+                old_server=old,
+                new_server=new,
+                keys=self._keys,
+                summary=self.summary(now),
+            )
+            self._fail(error, now)
+            return
+        if self.epoch >= self.options.max_restarts:
+            self._fail(
+                ScanRestartsExhausted(
+                    f"the pass of epoch {self.epoch} is void ({reason}), and max_restarts="
+                    f"{self.options.max_restarts} allows no other one",
+                    self.summary(now),
+                ),
+                now,
+            )
+            return
+        self.epoch += 1
+        self._generation += 1
+        self._restarts.append(Restart(self.epoch, reason, now - self._started, old, new))
+        self._problem = reason
+        self._clear_pass()
+        if here is not None:
+            self.connected = True
+            self._begin_pass(here, cursor=0)
+            self._move(Event.VOIDED_HERE)
+        elif stay:
+            self._server = old
+            self._circles = CircleDetector()
+            if self._format_distrusted:
+                self._format = CursorFormat.UNKNOWN
+            self._move(Event.VOIDED_HERE)
+        else:
+            self.connected = False
+            self._away_since = now
+            self._failures = 0
+            self._move(Event.VOIDED)
+
+    def _clear_pass(self) -> None:
+        self._server = None
+        self._cursor = 0
+        self._swept = False
+        self._asked = False
+        self._in_hand = None
+        self._waiting = 0
+        self._keys_this_epoch = 0
+        self._undecided_since = None
+
+    def _begin_pass(self, found: steps.Connected, *, cursor: int) -> None:
+        self._server = found.server
+        self._role = found.role
+        self._away_since = None
+        self._format = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
+        self._circles = CircleDetector()
+        self._cursor = cursor
+        if self._restarts and self._restarts[-1].new_server is None:
+            self._restarts[-1].new_server = found.server
+
+    def _fail(self, error: Exception, now: float) -> None:
+        self.error = error
+        self.connected = False
+        self._ended = now
+        self._in_hand = None
+        self._generation += 1
+        self._move(Event.GIVEN_UP)
+
+    def _give_up_waiting(self, now: float) -> None:
+        seconds = f"{self._failover_timeout:g} s (failover_timeout)"
+        if self._undecided_since is not None:
+            error: Exception = ScanNotCertified(
+                f"{self._server} was swept to its end, but its being the master could not be certified within"
+                f' {seconds}: {self._problem}; certify="role" would accept the server\'s own word',
+                self.summary(now),
+            )
+        else:
+            error = ServerUnavailable(f"no server to scan on for {seconds}; the last problem: {self._problem}")
+        self._fail(error, now)
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+
+    def _start_waiting(self, now: float) -> None:
+        if self._away_since is None:
+            self._away_since = now
+        pause = BACK_OFF[min(self._failures, len(BACK_OFF) - 1)]
+        self._failures += 1
+        self._rest = pause * (1 + self._jitter() / 2)
+
+    def _deadline(self) -> float:
+        since = self._undecided_since if self._undecided_since is not None else self._away_since
+        return math.inf if since is None else since + self._failover_timeout
+
+    def _is_overdue(self, now: float) -> bool:
+        return now >= self._deadline()
+
+    # ---- small things -------------------------------------------------------------------------------------------
+
+    def _position(self) -> float | None:
+        if self._server is None:
+            return 0.0
+        if self._swept:
+            return 1.0
+        return position_of(self._cursor, self._format)
+
+    def _move(self, event: Event) -> None:
+        self.state = move(self.state, event)

@@ -1,0 +1,196 @@
+"""The vocabulary between a scan's decisions and its driver: steps to take, and what can come of them.
+
+Each step carries the generation of the plan that gave it out, so that a report on one that was overtaken by a change
+of masters is known for what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .certificate import Evidence, Undecided
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from redis.exceptions import RedisError
+
+    from .certificate import Basis
+    from .cursor import CursorFormat
+    from .identity import Address, Role, ServerIdentity
+    from .summary import ScanPage
+    from .wire import Argument
+
+__all__ = [
+    "Ask",
+    "Asked",
+    "AwaitTaken",
+    "Certify",
+    "Connect",
+    "Connected",
+    "Finish",
+    "HandOver",
+    "Locate",
+    "Located",
+    "Lost",
+    "Outcome",
+    "Receive",
+    "Refused",
+    "Replied",
+    "Rest",
+    "Rested",
+    "Step",
+    "Taken",
+    "Target",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to scan: its address as it is announced, and what of the Sentinels' view it rests on."""
+
+    address: Address
+    config_epoch: int | None = None
+    # Grows with each change of the view, so that of two targets the newer is known.
+    version: int = 0
+
+
+# ---- steps -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Locate:
+    """Wait until a server is named, at most until the time `until`. -> Located, Lost"""
+
+    generation: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect to `target`, at most until the time `until`. -> Connected, Lost"""
+
+    generation: int
+    until: float
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send this command, without waiting for its reply. -> Asked, Lost"""
+
+    generation: int
+    command: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Read the reply to what was asked. -> Replied, Refused, Lost"""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Put this page into the channel, outside of any abort scope."""
+
+    generation: int
+    page: ScanPage[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Wait. -> Rested"""
+
+    generation: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitTaken:
+    """Wait until the consumer has taken every page of the pass. -> Taken"""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Certify:
+    """Gather the evidence for the certificate. -> Evidence, Undecided, Lost"""
+
+    generation: int
+    basis: Basis
+    target: Target
+    # What the server said of itself when the pass was bound to it.
+    role_before: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The scan has ended: close the channel."""
+
+    generation: int
+
+
+Step: TypeAlias = Locate | Connect | Ask | Receive | HandOver | Rest | AwaitTaken | Certify | Finish
+
+
+# ---- outcomes --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A server is named."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A server answers; `unfit` says why it may not be scanned, if so."""
+
+    server: ServerIdentity
+    role: Role
+    cursor_format: CursorFormat
+    unfit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The command is on its way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """A whole reply to SCAN."""
+
+    cursor: int
+    keys: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An error reply."""
+
+    error: RedisError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection is of no more use; `final` is an error that trying again cannot mend."""
+
+    problem: str
+    final: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rested:
+    """The wait is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """No page waits any more."""
+
+
+Outcome: TypeAlias = Located | Connected | Asked | Replied | Refused | Lost | Rested | Taken | Evidence | Undecided

@@ -1,0 +1,121 @@
+"""What a scan tells of itself: its pages, and the account of how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .identity import ServerIdentity
+
+__all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary"]
+
+KeyT_co = TypeVar("KeyT_co", bound="bytes | str", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScanPage(Generic[KeyT_co]):
+    """Some keys, as one read of the server brought them. Never empty; iterating it gives its keys.
+
+    A key may come more than once within an epoch, and surely does when a later epoch begins again at cursor 0.
+    """
+
+    # `bytes`, or `str` with ``decode_responses=True``.
+    keys: Sequence[KeyT_co]
+    # The pass that it belongs to: 0, then one more with each restart.
+    epoch: int
+    # The process that answered.
+    server: ServerIdentity
+    # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque.
+    position: float | None
+
+    def __iter__(self) -> Iterator[KeyT_co]:
+        return iter(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        position = "unknown" if self.position is None else f"{self.position:.3f}"
+        return f"<ScanPage of {len(self.keys)} keys, epoch {self.epoch}, position {position}, {self.server}>"
+
+
+@dataclass(slots=True)
+class Restart:
+    """A pass that became void, and what came after it."""
+
+    # The pass that began with it.
+    epoch: int
+    reason: str
+    # Seconds since the scan began.
+    at: float
+    # The process whose pass became void; None if none had answered yet.
+    old_server: ServerIdentity | None
+    # The process that the new pass runs on; None until one has answered.
+    new_server: ServerIdentity | None = None
+    # Seconds from the restart to the new pass's first page; None until it was handed out.
+    first_page_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What entitles a pass to be called complete. It was drawn up after the pass's last page had been taken."""
+
+    # "sentinels": the server's own word and a majority of the Sentinels; "role": the server's own word, by the
+    # caller's choice; "server": there are no Sentinels to ask.
+    basis: str
+    server: ServerIdentity
+    # What the server said it was: "master" or "slave"; "" where it would not say.
+    role: str
+    # How many replicas it had then.
+    replicas: int
+    config_epoch: int | None = None
+    # How many Sentinels count, and how many of them named this very master at no higher epoch.
+    sentinels_known: int = 0
+    sentinels_agreeing: int = 0
+
+    def __str__(self) -> str:
+        said = f"{self.server} says {self.role}" if self.role else f"{self.server} does not tell its role"
+        if self.basis == "sentinels":
+            return (
+                f"{said}, {self.sentinels_agreeing} of {self.sentinels_known} Sentinels agree"
+                f" (config epoch {self.config_epoch})"
+            )
+        if self.basis == "role":
+            return f'{said}; no Sentinel was asked (certify="role")'
+        return f"{said}; there are no Sentinels to ask"
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSummary:
+    """The account of a scan up to the moment when it was asked for. Durations are in seconds."""
+
+    # True if, and only if, the scan is complete: a certificate was held after the last page had been taken.
+    complete: bool
+    # The pass under way, or the last one.
+    epoch: int
+    # Handed out, over all epochs.
+    keys: int
+    pages: int
+    # Handed out by the present epoch alone.
+    keys_this_epoch: int
+    # SCAN replies, over all epochs; empty ones count.
+    scans: int
+    # New connections to the very process that the pass was on.
+    reconnects: int
+    # Keys held back as seen before; always 0 without dedupe.
+    duplicates_dropped: int
+    # How much of the hash space the present pass has covered; None where cursors are opaque.
+    position: float | None
+    # The process that the pass runs on; None while there is none.
+    server: ServerIdentity | None
+    certificate: Certificate | None
+    elapsed: float
+    restarts: tuple[Restart, ...] = field(default=())
+
+    @property
+    def keys_per_second(self) -> float:
+        """Keys handed out per second since the scan began."""
+        return self.keys / self.elapsed if self.elapsed > 0 else 0.0

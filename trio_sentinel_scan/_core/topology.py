@@ -1,0 +1,408 @@
+"""What the Sentinels say, weighed into one view of who the master is.
+
+A Sentinel's word is a pair: the master's address and the config epoch under which it was elected. Of two pairs the
+one with the higher epoch is the newer, whoever says it, so a change is followed on a single Sentinel's word. An epoch
+that is *not* higher never changes the view by itself: a Sentinel that was cut off would say just that. Only a
+majority does, after `SENTINEL REMOVE` and `MONITOR` have made epochs start again at 0, and only when no live Sentinel
+still holds to the view, it has stayed so for a while, and the server named says itself that it is a master.
+
+Pure: answers, failures and the time come in, changes and questions come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from .errors import MasterNotFound, NoSentinelReachable, ServiceUnknown
+from .identity import Address
+from .replies import as_fields, as_list, as_text
+
+__all__ = ["Hint", "MasterView", "Peer", "Topology", "Votes", "read_answer", "read_event"]
+
+# How long a majority must go on naming an older epoch than ours before it can be believed: followers of a failover
+# hear of it from the leader within two seconds (the hello period), and until then they honestly name the old master.
+REGRESSION_HOLD: Final = 4.0
+# How long the first choice waits for slower Sentinels that may know a newer epoch.
+FIRST_CHOICE_GRACE: Final = 0.5
+
+
+class MasterView(NamedTuple):
+    """Who the master is (as the Sentinels announce it), and the config epoch under which it became that."""
+
+    address: Address
+    config_epoch: int
+
+
+class Peer(NamedTuple):
+    """One Sentinel as another one lists it."""
+
+    address: Address
+    sentinel_id: str
+
+
+class Votes(NamedTuple):
+    """How the known Sentinels stand to one master, by their latest answers."""
+
+    known: int
+    agreeing: int
+    # Live Sentinels that name another address.
+    dissenting: int
+
+    @property
+    def is_majority(self) -> bool:
+        """Whether more than half of the known Sentinels agree."""
+        return 2 * self.agreeing > self.known
+
+
+class Answer(NamedTuple):
+    """One Sentinel's reply to one asking: `master` is None where it does not know the service."""
+
+    master: MasterView | None
+    peers: tuple[Peer, ...]
+
+
+@dataclass(slots=True)
+class SentinelRecord:
+    """What is known of one Sentinel."""
+
+    address: Address
+    configured: bool
+    # Its own id, by which two addresses of one Sentinel are seen to be one; None until it or a peer has told.
+    sentinel_id: str | None = None
+    # Its latest word; kept when it fails, but counted only while it is live.
+    said: MasterView | None = None
+    # Invariant: True exactly while its latest asking was answered.
+    live: bool = False
+    # What came of asking it, for people to read.
+    status: str = "not asked yet"
+    tried: bool = False
+    answered_at: float = float("-inf")
+    # When it last answered or failed.
+    heard_at: float = float("-inf")
+    peers: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Effect:
+    """What an answer brings about."""
+
+    # The view moved to another master (or the first one was found).
+    changed: bool = False
+    # Before it can move: ask this server for its role, and report by `role_confirmed`.
+    confirm: MasterView | None = None
+    # Sentinels heard of for the first time: to be watched too.
+    new_sentinels: list[Address] = field(default_factory=list[Address])
+    # Addresses that turned out to be other names of a Sentinel already watched: to be dropped.
+    redundant: list[Address] = field(default_factory=list[Address])
+
+
+class Topology:
+    """One service as its Sentinels describe it. Every method is synchronous and leaves a whole state behind."""
+
+    def __init__(self, service: str, sentinels: Iterable[Address]) -> None:
+        self.service = service
+        self.records: dict[Address, SentinelRecord] = {
+            address: SentinelRecord(address, configured=True) for address in sentinels
+        }
+        # Invariant: config_epoch never goes down except through `_adopt` with `reset=True`.
+        self.view: MasterView | None = None
+        # How often the view has moved to another (address, epoch); grows by one each time.
+        self.version = 0
+        self._first_answer_at: float | None = None
+        # Since when a majority has named this older pair without a live Sentinel contradicting it.
+        self._regression: tuple[MasterView, float] | None = None
+        # Epochs started again: until a majority stands behind a new epoch, a Sentinel's *first* word proves nothing.
+        self._after_reset = False
+
+    # ---- what comes in ------------------------------------------------------------------------------------------
+
+    def connected(self, sentinel: Address, sentinel_id: str | None) -> list[Address]:
+        """A Sentinel told its own id. Returns the addresses to stop watching, being the same Sentinel twice."""
+        record = self.records.get(sentinel)
+        if record is None or sentinel_id is None:
+            return []
+        record.sentinel_id = sentinel_id
+        twins = [other for other in self.records.values() if other.sentinel_id == sentinel_id]
+        # A configured address is kept before a learned one: it is what the user can reach for certain.
+        twins.sort(key=lambda twin: (not twin.configured, twin is not record))
+        redundant = [twin.address for twin in twins[1:]]
+        for address in redundant:
+            del self.records[address]
+        return redundant
+
+    def answered(self, sentinel: Address, answer: Answer, now: float) -> Effect:
+        """A Sentinel answered what it was asked."""
+        effect = Effect()
+        record = self.records.get(sentinel)
+        if record is None:
+            return effect
+        before = record.said
+        record.live = record.tried = True
+        record.answered_at = record.heard_at = now
+        self._learn(record, answer.peers, effect)
+        if answer.master is None:
+            record.said = None
+            record.status = f"does not know the service {self.service!r}"
+        else:
+            record.said = answer.master
+            record.status = f"names {answer.master.address} (config epoch {answer.master.config_epoch})"
+            if self._first_answer_at is None:
+                self._first_answer_at = now
+        self._weigh(record, before, now, effect)
+        return effect
+
+    def failed(self, sentinel: Address, problem: str, now: float) -> Effect:
+        """A Sentinel could not be asked; `problem` says why in words."""
+        effect = Effect()
+        record = self.records.get(sentinel)
+        if record is not None:
+            record.live = False
+            record.tried = True
+            record.heard_at = now
+            record.status = problem
+            self._forget_if_gone(record, effect)
+            if self.view is None:
+                self._choose_first(now, effect)
+        return effect
+
+    def waited(self, now: float) -> Effect:
+        """Time went by: the first choice need not wait for everybody for ever."""
+        effect = Effect()
+        if self.view is None:
+            self._choose_first(now, effect)
+        return effect
+
+    def role_confirmed(self, candidate: MasterView, *, is_master: bool) -> Effect:
+        """The server asked for by `Effect.confirm` told its role."""
+        effect = Effect()
+        still_wanted = self._regression is not None and self._regression[0] == candidate
+        if is_master and still_wanted and self._may_regress_to(candidate):
+            self._adopt(candidate, effect, reset=True)
+        else:
+            self._regression = None
+        return effect
+
+    # ---- what can be asked --------------------------------------------------------------------------------------
+
+    @property
+    def everyone_tried(self) -> bool:
+        """Whether each known Sentinel has answered or failed at least once."""
+        return all(record.tried for record in self.records.values())
+
+    def electorate(self) -> list[SentinelRecord | str]:
+        """The Sentinels that count for a majority, each once.
+
+        Those whose id is known, from themselves or from a peer's list. A configured address that never answered and
+        that no peer lists under any id counts only as long as no peer's list is known at all: it may be another name
+        of one that is counted already, or long gone.
+        """
+        by_id: dict[str, SentinelRecord | str] = {}
+        nameless: list[SentinelRecord | str] = []
+        listed: set[str] = set()
+        for record in self.records.values():
+            if record.sentinel_id is not None:
+                by_id[record.sentinel_id] = record
+            elif record.live:
+                nameless.append(record)
+            if record.live:
+                listed |= record.peers
+        for sentinel_id in listed:
+            by_id.setdefault(sentinel_id, sentinel_id)
+        if not listed:
+            nameless.extend(r for r in self.records.values() if r.sentinel_id is None and not r.live)
+        return [*by_id.values(), *nameless]
+
+    def votes(self, view: MasterView, *, since: float = float("-inf")) -> Votes:
+        """How the Sentinels stand to `view`, counting only answers not older than `since`."""
+        electorate = self.electorate()
+        agreeing = dissenting = 0
+        for member in electorate:
+            if isinstance(member, str) or not member.live or member.answered_at < since or member.said is None:
+                continue
+            if member.said.address != view.address:
+                dissenting += 1
+            elif member.said.config_epoch <= view.config_epoch:
+                agreeing += 1
+        return Votes(len(electorate), agreeing, dissenting)
+
+    def heard_everyone(self, since: float) -> bool:
+        """Whether each Sentinel that is watched has answered or failed since then."""
+        return all(record.heard_at >= since for record in self.records.values())
+
+    def describe(self) -> dict[str, str]:
+        """Each Sentinel's address and what came of asking it."""
+        return {str(record.address): record.status for record in self.records.values()}
+
+    def no_master_error(self) -> MasterNotFound:
+        """Why no master is known, as one error with one line per Sentinel."""
+        lines = "".join(f"\n  {address}: {status}" for address, status in self.describe().items())
+        states = self.records.values()
+        if not any(record.live for record in states):
+            return NoSentinelReachable(
+                f"no Sentinel of service {self.service!r} answers; check their addresses, the network"
+                f" and sentinel_username/sentinel_password:{lines}",
+                self.describe(),
+            )
+        if all(record.said is None for record in states):
+            return ServiceUnknown(
+                f"no Sentinel knows a service named {self.service!r}; check its spelling against"
+                f" 'sentinel monitor' in their configuration:{lines}",
+                self.describe(),
+            )
+        return MasterNotFound(f"the Sentinels of service {self.service!r} led to no master:{lines}", self.describe())
+
+    # ---- weighing -----------------------------------------------------------------------------------------------
+
+    def _weigh(self, record: SentinelRecord, before: MasterView | None, now: float, effect: Effect) -> None:
+        said, view = record.said, self.view
+        if view is None:
+            self._choose_first(now, effect)
+            return
+        if said is None or said == view:
+            self._settle_regression()
+            return
+        if said.config_epoch > view.config_epoch:
+            news = not self._after_reset or (before is not None and before != said) or self._has_majority(said)
+            if news:
+                self._adopt(said, effect)
+            return
+        # An epoch that is not higher: the word of a laggard, or epochs have started again.
+        if not self._may_regress_to(said):
+            self._settle_regression()
+        elif said.address == view.address:
+            self._adopt(said, effect, reset=True)
+        elif self._regression is None or self._regression[0] != said:
+            self._regression = (said, now)
+        elif now - self._regression[1] >= REGRESSION_HOLD:
+            effect.confirm = said
+
+    def _choose_first(self, now: float, effect: Effect) -> None:
+        named = [record.said for record in self.records.values() if record.live and record.said is not None]
+        if not named:
+            return
+        # The newest epoch, and of equals what more Sentinels say.
+        best = max(named, key=lambda view: (view.config_epoch, named.count(view)))
+        waited = self._first_answer_at is not None and now - self._first_answer_at >= FIRST_CHOICE_GRACE
+        if self._has_majority(best) or self.everyone_tried or waited:
+            self._adopt(best, effect)
+
+    def _adopt(self, view: MasterView, effect: Effect, *, reset: bool = False) -> None:
+        moved = self.view is None or self.view.address != view.address
+        higher = self.view is not None and view.config_epoch > self.view.config_epoch
+        self.view = view
+        self._regression = None
+        self._after_reset = reset or (self._after_reset and not self._has_majority(view))
+        # The same address under a higher epoch was another master's in between; under a reset one it was not.
+        if moved or (higher and not reset):
+            self.version += 1
+            effect.changed = True
+
+    def _has_majority(self, view: MasterView) -> bool:
+        electorate = self.electorate()
+        saying = sum(1 for m in electorate if not isinstance(m, str) and m.live and m.said == view)
+        return 2 * saying > len(electorate)
+
+    def _may_regress_to(self, said: MasterView) -> bool:
+        loyal = any(record.live and record.said == self.view for record in self.records.values())
+        return not loyal and self._has_majority(said)
+
+    def _settle_regression(self) -> None:
+        if self._regression is not None and not self._may_regress_to(self._regression[0]):
+            self._regression = None
+
+    # ---- who the Sentinels are ----------------------------------------------------------------------------------
+
+    def _learn(self, record: SentinelRecord, peers: Iterable[Peer], effect: Effect) -> None:
+        known_ids = {other.sentinel_id for other in self.records.values()}
+        ids: list[str] = []
+        for peer in peers:
+            ids.append(peer.sentinel_id)
+            there = self.records.get(peer.address)
+            if there is not None:
+                if there.sentinel_id is None:
+                    there.sentinel_id = peer.sentinel_id
+            elif peer.sentinel_id not in known_ids:
+                self.records[peer.address] = SentinelRecord(
+                    peer.address, configured=False, sentinel_id=peer.sentinel_id
+                )
+                effect.new_sentinels.append(peer.address)
+        record.peers = frozenset(ids)
+
+    def _forget_if_gone(self, record: SentinelRecord, effect: Effect) -> None:
+        """A learned Sentinel that fails and that no live one lists any more has been taken away."""
+        if record.configured or record.sentinel_id is None:
+            return
+        live = [other for other in self.records.values() if other.live]
+        if live and not any(record.sentinel_id in other.peers for other in live):
+            del self.records[record.address]
+            effect.redundant.append(record.address)
+
+
+# ---- reading what a Sentinel sends -----------------------------------------------------------------------------
+
+
+class Hint(NamedTuple):
+    """A message of a Sentinel that makes it worth asking what is the case now."""
+
+    channel: str
+    text: str
+
+
+# Channels that tell of a change of masters, or that one may be near; none of them is believed, each makes us look.
+CHANNELS: Final = (
+    "+switch-master",
+    "+promoted-slave",
+    "+config-update-from",
+    "+failover-end",
+    "+failover-end-for-timeout",
+    "+convert-to-slave",
+    "+reboot",
+    "+monitor",
+    "-monitor",
+    "+reset-master",
+    "+sentinel",
+)
+
+
+def read_event(channel: bytes, payload: bytes, service: str) -> Hint | None:
+    """A Pub/Sub message of a Sentinel as a hint, or None if it speaks of another service or makes no sense."""
+    name = channel.decode("utf-8", "replace")
+    words = payload.decode("utf-8", "replace").split(" ")
+    if name not in CHANNELS:
+        return None
+    if name == "+switch-master":
+        mine = len(words) == 5 and words[0] == service
+    elif "@" in words:
+        at = words.index("@")
+        mine = len(words) > at + 1 and words[at + 1] == service
+    else:
+        mine = len(words) > 1 and words[1] == service
+    return Hint(name, " ".join(words)) if mine else None
+
+
+def read_answer(before: object, address: object, after: object, sentinels: object) -> Answer | None:
+    """The replies to MASTER, GET-MASTER-ADDR-BY-NAME, MASTER and SENTINELS, asked in this order in one pipeline.
+
+    None if the epoch moved between the first and the third: the address between them belongs to neither for
+    certain, and the Sentinel must be asked again. (MASTER's own address is not used: in mid-failover the leader
+    shows the old one there under the new epoch.) Raises ValueError on a reply that makes no sense.
+    """
+    if address is None or isinstance(address, Exception):
+        return Answer(None, ())
+    if isinstance(before, Exception) or isinstance(after, Exception):
+        # The service vanished between two of the commands.
+        return None
+    epoch = int(as_fields(before)["config-epoch"])
+    if epoch != int(as_fields(after)["config-epoch"]):
+        return None
+    pair = as_list(address)
+    if pair is None or len(pair) != 2:
+        raise ValueError("an address that is not a pair")
+    peers: list[Peer] = []
+    for entry in as_list(sentinels) or []:
+        fields = as_fields(entry)
+        if fields.get("runid") and fields.get("ip"):
+            peers.append(Peer(Address(fields["ip"], int(fields["port"])), fields["runid"]))
+    return Answer(MasterView(Address(as_text(pair[0]), int(pair[1])), epoch), tuple(peers))

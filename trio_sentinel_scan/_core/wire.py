@@ -1,0 +1,120 @@
+"""RESP, by hiredis: commands to bytes, bytes to replies, and the bounds that hiredis does not set.
+
+hiredis refuses broken framing, negative lengths and nesting past a thousand levels. It believes an announced length,
+though, and a list is allocated at its announced size. So the headers that open a reply are looked at before hiredis
+gets them, whenever it is known that a reply opens here; what hides deeper is bounded by `response_timeout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias, cast
+
+import hiredis
+
+from .errors import ProtocolError
+from .verdicts import parse_error_reply
+
+__all__ = ["NOT_YET", "Argument", "Decoder", "Push", "Reply", "encode_command", "encode_commands"]
+
+Argument: TypeAlias = bytes | bytearray | memoryview | str | int | float
+# Whatever a server can say: bytes, str, int, float, bool, None, lists, dicts, sets, and error replies as exceptions.
+Reply: TypeAlias = Any
+Push = hiredis.PushNotification
+# hiredis's own annotation knows only commands of one word.
+_pack: Callable[[tuple[Argument, ...]], bytes] = cast("Any", hiredis).pack_command
+
+
+class _NotYet:
+    def __repr__(self) -> str:
+        return "NOT_YET"
+
+
+# What `Decoder.next_reply` returns while the next reply is not whole. (None and False are replies.)
+NOT_YET: Final = _NotYet()
+
+# The server's own default for proto-max-bulk-len, and more elements than any reply of a keyspace that fits in memory.
+MAX_BULK: Final = 512 * 1024 * 1024
+MAX_ELEMENTS: Final = 1 << 27
+MAX_DEPTH: Final = 64
+# How many headers of an opening reply are looked at: enough for any chain that is not itself too deep.
+_MAX_HEADERS: Final = 2 * MAX_DEPTH
+_AGGREGATES: Final = frozenset(b"*%~>|")
+_BULKS: Final = frozenset(b"$=!")
+
+
+def encode_command(*args: Argument) -> bytes:
+    """One command as RESP. Strings are UTF-8; floats are written as `repr` does. Raises TypeError on other types."""
+    return _pack(args)
+
+
+def encode_commands(commands: Iterable[tuple[Argument, ...]]) -> bytes:
+    """Several commands as one run of bytes, to be written together."""
+    return b"".join([_pack(command) for command in commands])
+
+
+def check_opening(data: bytes) -> None:
+    """Look at the headers that open a reply; raise ProtocolError for one that no honest server sends.
+
+    Only what is in `data` is looked at, down the first elements: an opening is a few dozen bytes, so this costs next
+    to nothing however large the reply is.
+    """
+    at = depth = 0
+    for _ in range(_MAX_HEADERS):
+        end = data.find(b"\r\n", at, at + 32)
+        if end < 0:
+            return
+        kind, digits = data[at], data[at + 1 : end]
+        at = end + 2
+        if kind in _AGGREGATES:
+            depth += 1
+            if depth > MAX_DEPTH:
+                msg = f"a reply nests deeper than {MAX_DEPTH} levels"
+                raise ProtocolError(msg)
+            if digits.isdigit() and int(digits) > MAX_ELEMENTS:
+                msg = f"a reply announces {int(digits)} elements"
+                raise ProtocolError(msg)
+        elif kind in _BULKS and digits.isdigit():
+            if int(digits) > MAX_BULK:
+                msg = f"a reply announces a string of {int(digits)} bytes"
+                raise ProtocolError(msg)
+            at += int(digits) + 2
+
+
+class Decoder:
+    """Bytes in, replies out, in order. After a ProtocolError it is of no further use, nor is its connection."""
+
+    __slots__ = ("_encoding", "_reader")
+
+    def __init__(self, encoding: str | None = None, encoding_errors: str = "strict") -> None:
+        """`encoding` turns strings in replies into `str`; `None` leaves all of them `bytes`."""
+        self._encoding = encoding
+        self._reader = hiredis.Reader(
+            protocolError=ProtocolError,
+            replyError=parse_error_reply,
+            encoding=encoding,
+            errors=encoding_errors,
+            notEnoughData=NOT_YET,
+        )
+
+    def feed(self, data: bytes, *, opening: bool = False) -> None:
+        """Take bytes as they came. `opening` tells that a reply begins at the first of them."""
+        if opening:
+            check_opening(data)
+        self._reader.feed(data)
+
+    def next_reply(self, *, decode: bool = True) -> Reply:
+        """The next whole reply, or `NOT_YET`. An error reply is *returned*, as an exception of redis-py's.
+
+        ``decode=False`` leaves this reply's strings `bytes` whatever the encoding.
+        Raises ProtocolError on what is not RESP, and UnicodeDecodeError where the encoding does not fit.
+        """
+        try:
+            return self._reader.gets() if decode else self._reader.gets(False)
+        except (ProtocolError, UnicodeDecodeError):
+            raise
+        except Exception as error:  # noqa: BLE001 (see below)
+            # Whatever else hiredis or redis-py's error classes trip over: a map with a list for a key, a MOVED
+            # without an address, a length that memory cannot hold.
+            msg = f"a reply cannot be understood ({type(error).__name__})"
+            raise ProtocolError(msg) from None

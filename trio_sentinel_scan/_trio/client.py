@@ -1,0 +1,377 @@
+"""The clients: what an application opens, with redis-py's commands and the scan on it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+
+import trio
+from redis._parsers.encoders import Encoder
+from redis._parsers.response_callbacks import get_response_callbacks
+from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.commands.core import AsyncCoreCommands
+from redis.event import EventDispatcher, EventDispatcherInterface
+from redis.exceptions import ResponseError
+
+from .._core import config
+from .._core.commands import read_command
+from .._core.errors import (
+    ClientClosed,
+    ConfigError,
+    MasterNotFound,
+    ResponseTimeout,
+    ServerConnectionError,
+)
+from .._core.scan_options import checked_scan_options
+from .._core.urls import parse_url
+from .nurseries import open_service_nursery
+from .scan import ScanPages, open_scan
+from .sentinel import SentinelMonitor
+from .shared import RETRY_PERIOD, SharedConnection
+from .sources import SentinelService, SingleServer
+from .tls import checked_ssl
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+    from types import TracebackType
+
+    from redis.credentials import CredentialProvider
+
+    from .._core.identity import Address
+
+__all__ = ["RedisClient", "SentinelClient", "connect"]
+
+_RAISE: Final = object()
+
+DEFAULT_RESPONSE_TIMEOUT: Final = 5.0
+# Sentinel's own default takes half a minute to call a master down, and then elects another one.
+DEFAULT_FAILOVER_TIMEOUT: Final = 60.0
+# Seconds that entering a SentinelClient goes on trying a master that is named and does not answer as one.
+FIRST_PATIENCE: Final = 3.0
+
+
+class _Client(AsyncCoreCommands):
+    """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
+
+    # redis-py's mixins choose their return types by this.
+    _is_async_client: Literal[True] = True
+
+    def __init__(self, source: SingleServer | SentinelService) -> None:
+        settings = source.settings
+        self._source = source
+        self._settings = settings
+        self._shared = SharedConnection(source)
+        # Invariant: not None exactly inside the ``async with`` block.
+        self._run: AbstractAsyncContextManager[None] | None = None
+        # redis-py's mixins want one of every client.
+        self._event_dispatcher: EventDispatcherInterface = EventDispatcher()
+        make_encoder = cast("Callable[[str, str, bool], Encoder]", Encoder)
+        self._encoder = make_encoder(settings.encoding, settings.encoding_errors, settings.decode_responses)
+        self._encode: Callable[[Any], bytes] = cast("Any", self._encoder).encode
+        callbacks = get_response_callbacks(settings.protocol, legacy_responses=True)
+        self._callbacks: dict[str, Callable[..., Any]] = {name.upper(): call for name, call in callbacks.items()}
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises what stands in the way, at once or within seconds."""
+        if self._run is not None:
+            msg = f"{type(self).__name__} is open already: one client, one async with block"
+            raise ClientClosed(msg)
+        run = self._running()
+        await run.__aenter__()
+        self._run = run
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Close every connection."""
+        run, self._run = self._run, None
+        assert run is not None
+        return await run.__aexit__(exc_type, exc, traceback)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncGenerator[None]:
+        async with open_service_nursery() as nursery:
+            try:
+                await self._start(nursery)
+                self._shared.start(nursery)
+                yield
+            finally:
+                await self._shared.aclose()
+
+    async def _start(self, nursery: trio.Nursery) -> None:  # noqa: ARG002 (for those with background tasks)
+        await self._shared.open()
+
+    def open_scan(
+        self,
+        match: str | bytes | None = None,
+        count: int | None = None,
+        type_: str | None = None,
+        *,
+        cursor: int | str = 0,
+        on_failover: Literal["restart", "raise"] = "restart",
+        max_restarts: int = 10,
+        prefetch: int = 2,
+        certify: Literal["sentinels", "role"] = "sentinels",
+    ) -> AbstractAsyncContextManager[ScanPages[Any]]:
+        """Iterate the keyspace, without losing a key while masters fail over and servers restart.
+
+        ::
+
+            async with client.open_scan(match="user:*") as pages:
+                async for page in pages:
+                    for key in page: ...
+
+        The end of the iteration means that every key that was there all through the final pass was handed out at least
+        once. Every other end is an exception, raised by the next receive. Keys may come more than once.
+
+        - `match`: a glob-style pattern, as for SCAN's MATCH. `type_`: one of the server's types, as for TYPE.
+        - `count`: how many keys the server should look at for each SCAN, as for COUNT; None lets us choose.
+        - `cursor`: where the first pass begins. A cursor means something only to the process that issued it, and
+          here nothing tells whether this is the one; a restart begins at 0 all the same.
+        - `on_failover`: "restart" begins again at cursor 0 when the pass becomes void (each page's `epoch` shows it);
+          "raise" raises `ScanInterrupted` instead.
+        - `max_restarts`: how many times it may begin again; then `ScanRestartsExhausted`.
+        - `prefetch`: how many pages may wait for the consumer.
+        - `certify`: what a complete pass must have: "sentinels", a majority of the Sentinels that names its master
+          still; "role", the server's own word. Without Sentinels it is always the server's own word.
+
+        The scan has a connection of its own, so the loop may use this client for anything else.
+        Raises ConfigError for an argument that cannot be, before anything is sent.
+        """
+        options = checked_scan_options(
+            match=match,
+            count=count,
+            type_=type_,
+            cursor=cursor,
+            on_failover=on_failover,
+            max_restarts=max_restarts,
+            prefetch=prefetch,
+            certify=certify,
+            has_sentinels=isinstance(self._source, SentinelService),
+            encoding=self._settings.encoding,
+        )
+        self._check_open()
+        return open_scan(options, self._source)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Run one command, given as its words, and return its reply as redis-py would.
+
+        While the master is away it waits for the next one, up to `failover_timeout`. A command that is known not to
+        have run, or that only reads, is sent again; else `CommandOutcomeUnknown` tells that it may have run.
+        """
+        self._check_open()
+        command = read_command(args)
+        command = replace(command, args=tuple(map(self._encode, command.args)))
+        never_decode = options.pop(NEVER_DECODE, None) is not None
+        options.pop("keys", None)
+        instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
+        try:
+            reply = await self._shared.execute(command, decode=not never_decode)
+        except ResponseError:
+            if instead_of_error is _RAISE:
+                raise
+            reply = instead_of_error
+        else:
+            callback = self._callbacks.get(args[0].upper()) if isinstance(args[0], str) else None
+            if callback is not None:
+                reply = callback(reply, **options)
+                if inspect.isawaitable(reply):
+                    reply = await reply
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return reply
+
+    def get_encoder(self) -> Encoder:
+        """How arguments become bytes, and replies text; redis-py's scripts ask for it."""
+        return self._encoder
+
+    def get_connection_kwargs(self) -> dict[str, Any]:
+        """What redis-py's mixins ask a client about its connections."""
+        return {"decode_responses": self._settings.decode_responses, "protocol": self._settings.protocol}
+
+    def _check_open(self) -> None:
+        if self._run is None:
+            msg = f"{type(self).__name__} is not open: use it inside its async with block"
+            raise ClientClosed(msg)
+
+
+class RedisClient(_Client):
+    """A client of one server, whatever its role::
+
+        async with RedisClient(("127.0.0.1", 6379)) as client: ...
+
+    `address` is ``(host, port)``, ``"host:port"``, or the path of a Unix socket. Without Sentinels nobody tells of
+    another master; a restart of the server is noticed all the same, by its `run_id`.
+    """
+
+    def __init__(
+        self,
+        address: config.AddressLike = ("127.0.0.1", config.DATA_PORT),
+        *,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        credential_provider: CredentialProvider | None = None,
+        ssl: ssl_module.SSLContext | bool | None = None,
+        client_name: str | None = None,
+        response_timeout: float | None = DEFAULT_RESPONSE_TIMEOUT,
+        failover_timeout: float | None = DEFAULT_FAILOVER_TIMEOUT,
+        decode_responses: bool = False,
+        encoding: str = "utf-8",
+        encoding_errors: str = "strict",
+        protocol: Literal[2, 3] | None = None,
+    ) -> None:
+        """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
+
+        - `db`, `username`, `password`, `client_name`, `decode_responses`, `encoding`, `encoding_errors`, `protocol`
+          are as in redis-py; `credential_provider` is redis-py's, in place of a username and password.
+        - `ssl`: an `ssl.SSLContext`, or True for the system's certificates.
+        - `response_timeout`: seconds that the server has for each reply; None waits for ever.
+        - `failover_timeout`: seconds that commands and scans wait for a server that is away; None waits for ever.
+        """
+        self._address: Address = config.checked_address(address, "address")
+        settings = config.checked_settings(
+            db=db,
+            credentials=config.checked_credentials(username, password, credential_provider),
+            ssl=checked_ssl(ssl, "ssl"),
+            client_name=client_name,
+            response_timeout=response_timeout,
+            failover_timeout=failover_timeout,
+            decode_responses=decode_responses,
+            encoding=encoding,
+            encoding_errors=encoding_errors,
+            protocol=protocol,
+        )
+        super().__init__(SingleServer(settings, self._address))
+
+    def __repr__(self) -> str:
+        return f"<RedisClient of {self._address}{'' if self._run else ', not open'}>"
+
+
+class SentinelClient(_Client):
+    """A client of a service that Sentinels watch: it is connected to the service's master, and follows it::
+
+    async with SentinelClient([("10.0.0.1", 26379), ("10.0.0.2", 26379)], "mymaster") as client: ...
+    """
+
+    def __init__(
+        self,
+        sentinels: Sequence[config.AddressLike],
+        service: str,
+        *,
+        db: int = 0,
+        username: str | None = None,
+        password: str | None = None,
+        credential_provider: CredentialProvider | None = None,
+        ssl: ssl_module.SSLContext | bool | None = None,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+        sentinel_credential_provider: CredentialProvider | None = None,
+        sentinel_ssl: ssl_module.SSLContext | bool | None = None,
+        address_map: config.AddressMap | None = None,
+        client_name: str | None = None,
+        response_timeout: float | None = DEFAULT_RESPONSE_TIMEOUT,
+        failover_timeout: float | None = DEFAULT_FAILOVER_TIMEOUT,
+        decode_responses: bool = False,
+        encoding: str = "utf-8",
+        encoding_errors: str = "strict",
+        protocol: Literal[2, 3] | None = None,
+    ) -> None:
+        """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
+
+        - `sentinels`: some of the Sentinels, each ``(host, port)`` or ``"host:port"``; the others are learned.
+        - `service`: the name in their ``sentinel monitor`` lines.
+        - `username`, `password`, `credential_provider`, `ssl` are for the data nodes; the Sentinels have their own.
+        - `address_map`: for Sentinels that announce addresses which cannot be reached from here: a mapping, or a
+          function, from the ``(host, port)`` announced to the one to connect to. TLS checks the announced name.
+        - The rest is as in `RedisClient`.
+        """
+        addresses = config.checked_addresses(sentinels, "sentinels", default_port=config.SENTINEL_PORT)
+        self._service = config.checked_service(service)
+        if address_map is not None and not callable(address_map) and not hasattr(address_map, "get"):
+            raise ConfigError("address_map", "must be a mapping or a function of (host, port)")
+        settings = config.checked_settings(
+            db=db,
+            credentials=config.checked_credentials(username, password, credential_provider),
+            ssl=checked_ssl(ssl, "ssl"),
+            client_name=client_name,
+            response_timeout=response_timeout,
+            failover_timeout=failover_timeout,
+            decode_responses=decode_responses,
+            encoding=encoding,
+            encoding_errors=encoding_errors,
+            protocol=protocol,
+        )
+        sentinel_endpoint = config.Endpoint(
+            config.checked_credentials(sentinel_username, sentinel_password, sentinel_credential_provider, "sentinel_"),
+            checked_ssl(sentinel_ssl, "sentinel_ssl"),
+        )
+        self._monitor = SentinelMonitor(
+            self._service,
+            addresses,
+            endpoint=sentinel_endpoint,
+            data_endpoint=settings.endpoint,
+            address_map=address_map,
+            response_timeout=settings.response_timeout,
+        )
+        super().__init__(SentinelService(settings, self._monitor))
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        """Find the master and connect to it; say why if it cannot be done."""
+        self._monitor.start(nursery)
+        give_up_at = trio.current_time() + min(FIRST_PATIENCE, self._settings.failover_timeout)
+        # A master that hangs would use up all of the time, and its Sentinels would not be heard.
+        target = await self._monitor.first_target()
+        problem: Exception = ServerConnectionError(f"{target.address} did not take a connection")
+        while trio.current_time() < give_up_at:
+            try:
+                with trio.move_on_at(give_up_at):
+                    await self._shared.open()
+                    return
+            except (ServerConnectionError, ResponseTimeout) as error:
+                problem = error
+            await trio.sleep(RETRY_PERIOD)
+        raise self._no_master(problem) from problem
+
+    def _no_master(self, problem: Exception) -> MasterNotFound:
+        said = dict(self._monitor.describe())
+        lines = "".join(f"\n  {address}: {status}" for address, status in said.items())
+        return MasterNotFound(
+            f"the master that the Sentinels of service {self._service!r} name cannot be used: {problem};"
+            f" if they announce addresses that cannot be reached from here, see address_map:{lines}",
+            said,
+        )
+
+    def __repr__(self) -> str:
+        target = self._monitor.target
+        where = f", master {target.address}" if target is not None else ""
+        return f"<SentinelClient of {self._service!r}{where}{'' if self._run else ', not open'}>"
+
+
+def connect(url: str, **options: Any) -> RedisClient | SentinelClient:
+    """A client by URL, to be used in ``async with``::
+
+        async with connect("redis+sentinel://10.0.0.1,10.0.0.2/mymaster/0") as client: ...
+
+    ``redis://``, ``rediss://``, ``unix://`` give a `RedisClient`, ``redis+sentinel://`` and ``rediss+sentinel://`` a
+    `SentinelClient`. `options` are the client's arguments; those in the URL win, as in redis-py.
+    Raises ConfigError.
+    """
+    parsed = parse_url(url)
+    arguments: dict[str, Any] = {**options, **parsed.options}
+    for name in ("ssl", "sentinel_ssl"):
+        # A scheme with TLS says only that there is to be some: a context of the caller's says how.
+        if arguments.get(name) is True and options.get(name) is not None:
+            arguments[name] = options[name]
+    try:
+        if parsed.service is None:
+            return RedisClient(parsed.addresses[0], **arguments)
+        return SentinelClient(parsed.addresses, parsed.service, **arguments)
+    except TypeError as error:
+        raise ConfigError("options", str(error).rpartition("() ")[2]) from None

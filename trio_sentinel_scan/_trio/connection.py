@@ -1,0 +1,213 @@
+"""One connection to one server process: commands out, replies in, in order."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from .._core.errors import AuthenticationFailed, ProtocolError, ResponseTimeout, ServerConnectionError
+from .._core.handshake import Greeting, Handshake
+from .._core.wire import NOT_YET, Argument, Decoder, Push, Reply, encode_commands
+from .._version import __version__
+from .streams import Stream, open_stream
+
+if TYPE_CHECKING:
+    import ssl as ssl_module
+
+    from .._core.config import Credentials, Endpoint
+    from .._core.identity import Address
+
+__all__ = ["Connection", "open_connection", "open_sentinel_connection"]
+
+
+class Connection:
+    """A connection for one task at a time. A round trip that fails, is cancelled or times out makes it unusable."""
+
+    def __init__(self, stream: Stream, address: Address, decoder: Decoder, response_timeout: float) -> None:
+        self.address = address
+        # What the server told of itself; set once by the handshake.
+        self.greeting: Greeting | None = None
+        self._stream = stream
+        self._decoder = decoder
+        self._response_timeout = response_timeout
+        # Replies that the server owes us. Invariant: when it is 0, no byte of a reply is on its way.
+        self._owed = 0
+        self._opening = True
+        # Invariant: once True, no more bytes go in or out; only closing is left.
+        self._spent = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether another round trip may begin here."""
+        return not self._spent and self._owed == 0
+
+    async def send(self, *commands: tuple[Argument, ...]) -> None:
+        """Send commands together, to be answered in order by `receive`.
+
+        Raises ServerConnectionError, ResponseTimeout.
+        """
+        data = encode_commands(commands)
+        self._check_alive()
+        if self._owed == 0:
+            self._opening = True
+        self._owed += len(commands)
+        self._spent = True
+        with trio.move_on_after(self._response_timeout) as scope:
+            await self._stream.send(data)
+            self._spent = False
+        if scope.cancelled_caught:
+            raise self._timed_out()
+
+    async def receive(self, *, decode: bool = True) -> Reply:
+        """The next reply; an error reply is returned, not raised. Pushes in between are dropped.
+
+        Raises ServerConnectionError, ResponseTimeout, ProtocolError.
+        """
+        reply = self._next(decode=decode)
+        if reply is not NOT_YET:
+            self._owed -= 1
+            await trio.lowlevel.checkpoint()
+            return reply
+        self._check_alive()
+        self._spent = True
+        with trio.move_on_after(self._response_timeout) as scope:
+            while reply is NOT_YET:
+                self._feed(await self._stream.receive())
+                reply = self._next(decode=decode)
+            self._spent = False
+        if scope.cancelled_caught:
+            raise self._timed_out()
+        self._owed -= 1
+        return reply  # noqa: ASYNC910 (receiving waits)
+
+    async def request(self, *commands: tuple[Argument, ...], decode: bool = True) -> list[Reply]:
+        """Commands out, their replies back, in one round trip."""
+        await self.send(*commands)
+        return [await self.receive(decode=decode) for _ in commands]
+
+    async def receive_message(self) -> Reply:
+        """The next thing that the server says by itself, however long that takes (for a subscribed connection)."""
+        while (reply := self._next(decode=True, keep_pushes=True)) is NOT_YET:
+            self._check_alive()
+            self._feed(await self._stream.receive())
+        await trio.lowlevel.checkpoint()
+        return reply
+
+    def use_encoding(self, encoding: str | None, errors: str) -> None:
+        """From the next reply on, strings are decoded so. (The handshake's own are always bytes.)"""
+        assert self.usable
+        self._decoder = Decoder(encoding, errors)
+
+    async def aclose(self) -> None:
+        """Close at once."""
+        self._spent = True
+        await self._stream.aclose()
+
+    def _feed(self, data: bytes) -> None:
+        opening, self._opening = self._opening, False
+        try:
+            self._decoder.feed(data, opening=opening)
+        except ProtocolError as error:
+            raise self._broken(error) from None
+
+    def _next(self, *, decode: bool, keep_pushes: bool = False) -> Reply:
+        try:
+            reply = self._decoder.next_reply(decode=decode)
+            while isinstance(reply, Push) and not keep_pushes:
+                reply = self._decoder.next_reply(decode=decode)
+        except ProtocolError as error:
+            raise self._broken(error) from None
+        except UnicodeDecodeError:
+            self._spent = True
+            raise
+        return reply
+
+    def _broken(self, error: ProtocolError) -> ProtocolError:
+        self._spent = True
+        return ProtocolError(f"{self.address}: {error}")
+
+    def _check_alive(self) -> None:
+        if self._spent:
+            msg = f"the connection to {self.address} was given up before"
+            raise ServerConnectionError(msg)
+
+    def _timed_out(self) -> ResponseTimeout:
+        return ResponseTimeout(f"{self.address} did not answer within {self._response_timeout:g} s (response_timeout)")
+
+
+async def open_connection(
+    address: Address,
+    endpoint: Endpoint,
+    *,
+    dial: Address | None = None,
+    response_timeout: float = math.inf,
+    protocol: int | None = None,
+    encoding: str | None = None,
+    encoding_errors: str = "strict",
+) -> Connection:
+    """Connect to a data node at `address` (dialled as `dial`) and go through the handshake; `greeting` is set then.
+
+    Raises ServerConnectionError, ResponseTimeout, ProtocolError, AuthenticationFailed, RoleMismatch, ConfigError.
+    """
+    login = await _login(endpoint.credentials)
+    connection = await _open(address, dial or address, endpoint.ssl, response_timeout)
+    try:
+        handshake = Handshake(
+            address,
+            login=login,
+            db=endpoint.db,
+            client_name=endpoint.client_name,
+            protocol=protocol,
+            version=__version__,
+        )
+        while connection.greeting is None:
+            replies = await connection.request(*handshake.commands())
+            connection.greeting = handshake.read(replies)
+        connection.use_encoding(encoding, encoding_errors)
+    except BaseException:
+        await connection.aclose()
+        raise
+    return connection
+
+
+async def open_sentinel_connection(
+    address: Address, endpoint: Endpoint, *, dial: Address, response_timeout: float
+) -> Connection:
+    """Connect to a Sentinel and log in. Raises as `open_connection` does."""
+    login = await _login(endpoint.credentials)
+    connection = await _open(address, dial, endpoint.ssl, response_timeout)
+    try:
+        if login:
+            (reply,) = await connection.request(("AUTH", *login))
+            _check_login(reply)
+        else:
+            await trio.lowlevel.checkpoint()
+    except BaseException:
+        await connection.aclose()
+        raise
+    return connection
+
+
+def _check_login(reply: Reply) -> None:
+    if isinstance(reply, Exception):
+        raise AuthenticationFailed(f"refused the username or password: {reply}")
+
+
+async def _open(address: Address, dial: Address, ssl: object | None, response_timeout: float) -> Connection:
+    with trio.move_on_after(response_timeout):
+        stream = await open_stream(dial, announced=address, ssl=cast("ssl_module.SSLContext | None", ssl))
+        return Connection(stream, address, Decoder(), response_timeout)
+    msg = f"{address} took no connection within {response_timeout:g} s (response_timeout)"
+    raise ResponseTimeout(msg)
+
+
+async def _login(credentials: Credentials) -> tuple[str, ...]:
+    if credentials.provider is not None:
+        # A provider may ask a file or a service: not on the event loop's time.
+        return tuple(await trio.to_thread.run_sync(credentials.provider.get_credentials))
+    await trio.lowlevel.checkpoint()
+    if credentials.password is None:
+        return ()
+    return (credentials.password,) if credentials.username is None else (credentials.username, credentials.password)

@@ -1,0 +1,52 @@
+"""A nursery for tasks that serve a body: they end with it, and its exceptions leave as themselves."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+__all__ = ["open_service_nursery"]
+
+
+@asynccontextmanager
+async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
+    """A nursery whose tasks are cancelled when the body ends.
+
+    The body's exception leaves alone, never in a group. The tasks are ours and do not raise; should one do so all the
+    same, its exception leaves alone as well, and the body is cancelled for it.
+    """
+    body_error: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except trio.Cancelled:
+                # Whoever cancelled must see it come out through the scopes in between.
+                raise
+            except BaseException as error:  # noqa: BLE001 (raised again below, outside of the group)
+                body_error = error
+            finally:
+                nursery.cancel_scope.cancel(reason="the body has ended")
+    except BaseExceptionGroup as group:
+        if body_error is None:
+            raise _only_one_of(group) from None
+    if body_error is not None:
+        # Its own context is what it had when it was raised, not our bookkeeping.
+        body_error.__suppress_context__ = body_error.__suppress_context__ or body_error.__context__ is None
+        raise body_error
+
+
+def _only_one_of(group: BaseException) -> BaseException:
+    error = group
+    while (inside := _inside(error)) is not None and len(inside) == 1:
+        error = inside[0]
+    return error
+
+
+def _inside(error: BaseException) -> tuple[BaseException, ...] | None:
+    return cast("Any", error).exceptions if isinstance(error, BaseExceptionGroup) else None

@@ -1,0 +1,306 @@
+"""The scan's two tasks: one that hears of another master, one that produces pages. Neither decides anything.
+
+nursery -- listener   waits for the Sentinels' view to move, and aborts what is under way
+`- producer   does the plan's steps. Every wait on a server happens inside the abort scope; the hand-over of
+a page to the memory channel never does.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, Protocol
+
+import trio
+
+from .._core import scan_steps as steps
+from .._core.certificate import Evidence, Undecided
+from .._core.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    ProtocolError,
+    ScanError,
+    SentinelScanError,
+)
+from .._core.handshake import unfit_for_scanning
+from .._core.scan_plan import ScanPlan
+from .._core.scan_replies import STANDING, read_scan_reply, read_standing
+from .._core.scan_states import State
+from .._core.summary import KeyT_co, ScanPage, ScanSummary
+from .nurseries import open_service_nursery
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from .._core.identity import Address, Role
+    from .._core.scan_options import ScanOptions
+    from .._core.topology import Votes
+    from .connection import Connection
+
+__all__ = ["ScanPages", "ScanSource", "open_scan"]
+
+
+class ScanSource(Protocol):
+    """What a scan needs of its client."""
+
+    # Whether only a master will do.
+    wants_master: bool
+    failover_timeout: float
+    # Callbacks for whenever `target` has moved.
+    on_change: set[Callable[[], None]]
+
+    @property
+    def target(self) -> steps.Target:
+        """The server to scan, as the Sentinels (or the caller) have it now."""
+        ...
+
+    async def connect(self, target: steps.Target) -> Connection:
+        """A new connection to it, through the handshake."""
+        ...
+
+    async def vote(self, target: steps.Target) -> Votes | None:
+        """The Sentinels' votes on it, asked now; None where there are no Sentinels."""
+        ...
+
+    async def ask_role(self, address: Address) -> Role | None:
+        """Another server's role by its own word; None if it does not say."""
+        ...
+
+    def describe_sentinels(self) -> dict[str, str]:
+        """Each Sentinel and what came of asking it."""
+        ...
+
+
+class Scan:
+    """One scan under way: the plan, and the two tasks that carry it out."""
+
+    def __init__(self, options: ScanOptions, source: ScanSource) -> None:
+        self.plan = ScanPlan(
+            options,
+            failover_timeout=source.failover_timeout,
+            now=trio.current_time(),
+            jitter=random.random,
+        )
+        self._source = source
+        self._connection: Connection | None = None
+        # Around the producer's present wait on a server; None while it waits for none.
+        self._abort: trio.CancelScope | None = None
+        # Set, and replaced, when a page was taken.
+        self._taken = trio.Event()
+        self._view_moved = trio.Event()
+
+    # ---- the consumer's side: synchronous -----------------------------------------------------------------------
+
+    def take(self, page: ScanPage[Any]) -> bool:
+        """Whether a page that came out of the channel may be handed out."""
+        # The listener may not have run yet; what is known is known.
+        self.notice_change()
+        taken = self.plan.take(page, trio.current_time())
+        if self.plan.all_taken:
+            self._taken.set()
+            self._taken = trio.Event()
+        return taken
+
+    def notice_change(self) -> None:
+        """If the Sentinels name another master now: void what is under way, and abort the wait on the old one."""
+        if self.plan.master_changed(self._source.target, trio.current_time()) and self._abort is not None:
+            self._abort.cancel(reason=f"MASTER_CHANGE: the master is {self._source.target.address}")
+
+    # ---- the listener -------------------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """React to each move of the view."""
+        self._source.on_change.add(self._wake_listener)
+        try:
+            while True:
+                moved = self._view_moved
+                self.notice_change()
+                await moved.wait()
+        finally:
+            self._source.on_change.discard(self._wake_listener)
+
+    def _wake_listener(self) -> None:
+        self._view_moved.set()
+        self._view_moved = trio.Event()
+
+    # ---- the producer -------------------------------------------------------------------------------------------
+
+    async def produce(  # noqa: ASYNC910 (each step waits, and there is at least one)
+        self, channel: trio.MemorySendChannel[ScanPage[Any]]
+    ) -> None:
+        """Do the plan's steps until it has ended, then close the channel; the plan says what that end means."""
+        async with channel:
+            try:
+                while not isinstance(step := self.plan.next_step(trio.current_time()), steps.Finish):
+                    if isinstance(step, steps.HandOver):
+                        if self.plan.handing_over(step):
+                            await channel.send(step.page)
+                        continue
+                    await self._do(step)
+                    if not self.plan.connected:
+                        await self._disconnect()
+                await trio.lowlevel.checkpoint()
+            except trio.BrokenResourceError:
+                # Every consumer has closed its end: nobody is left to scan for.
+                return
+            except Exception as error:  # noqa: BLE001 (whatever it is, the consumer must hear of it)
+                self.plan.crashed(error, trio.current_time())
+            finally:
+                await self._disconnect()
+
+    async def _do(self, step: steps.Step) -> None:
+        outcome: steps.Outcome | None = None
+        with trio.CancelScope() as self._abort:
+            try:
+                outcome = await self._outcome_of(step)
+            except (SentinelScanError, UnicodeDecodeError) as error:
+                outcome = self._failure(error)
+        self._abort = None
+        if outcome is not None:
+            self.plan.report(step, outcome, trio.current_time())
+
+    async def _outcome_of(self, step: steps.Step) -> steps.Outcome:
+        match step:
+            case steps.Locate():
+                await trio.lowlevel.checkpoint()
+                return steps.Located(self._source.target)
+            case steps.Connect():
+                return await self._connect(step)
+            case steps.Ask(_, command):
+                await self._held.send(command)
+                return steps.Asked()
+            case steps.Receive():
+                return read_scan_reply(await self._held.receive(), self._held.address)
+            case steps.Rest(_, seconds):
+                await trio.sleep(seconds)
+                return steps.Rested()
+            case steps.AwaitTaken():
+                while not self.plan.all_taken:
+                    await self._taken.wait()
+                await trio.lowlevel.checkpoint()
+                return steps.Taken()
+            case steps.Certify():
+                return await self._gather_evidence(step)
+            case _:
+                raise AssertionError(step)
+
+    def _failure(self, error: SentinelScanError | UnicodeDecodeError) -> steps.Lost:
+        if isinstance(error, UnicodeDecodeError):
+            failure = ScanError(
+                "a key cannot be decoded with the client's encoding: scan with decode_responses=False,"
+                ' or with encoding_errors="surrogateescape"',
+                self.plan.summary(trio.current_time()),
+            )
+            return steps.Lost("a key cannot be decoded", failure)
+        if isinstance(error, (AuthenticationFailed, ConfigError, ProtocolError)):
+            return steps.Lost(str(error), error)
+        return steps.Lost(str(error))
+
+    @property
+    def _held(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    async def _connect(self, step: steps.Connect) -> steps.Outcome:
+        await self._disconnect()
+        with trio.move_on_at(step.until):
+            connection = self._connection = await self._source.connect(step.target)
+            greeting = connection.greeting
+            assert greeting is not None
+            unfit = unfit_for_scanning(greeting.role, step.target.address, wants_master=self._source.wants_master)
+            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit)
+        return steps.Lost(f"{step.target.address} did not take a connection")
+
+    async def _gather_evidence(self, step: steps.Certify) -> Evidence | Undecided:
+        connection = self._held
+        standing = read_standing(await connection.request(*STANDING), step.role_before)
+        if isinstance(standing, str):
+            return Undecided(standing)
+        run_id, role = standing
+        # A replica that is missing may have become the master; one that is merely away says nothing.
+        promoted: list[Address] = []
+        for replica in step.role_before.replicas - role.replicas:
+            its_role = await self._source.ask_role(replica)
+            if its_role is not None and its_role.kind == "master":
+                promoted.append(replica)
+        votes = await self._source.vote(step.target) if step.basis == "sentinels" else None
+        return Evidence(
+            run_id=run_id,
+            role=role,
+            promoted=tuple(promoted),
+            votes=votes,
+            config_epoch=step.target.config_epoch,
+            sentinels=self._source.describe_sentinels(),
+        )
+
+    async def _disconnect(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.aclose()
+
+
+class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
+    """What a scan brings, page by page: ``async for page in pages``.
+
+    The end of the iteration means that the scan is complete, and nothing else does: every other end is raised, as a
+    `ScanError` or a connection's error, by the next `receive`.
+    """
+
+    def __init__(self, scan: Scan, channel: trio.MemoryReceiveChannel[ScanPage[KeyT_co]]) -> None:
+        self._scan = scan
+        self._channel = channel
+
+    async def receive(self) -> ScanPage[KeyT_co]:
+        """The next page.
+
+        Raises `trio.EndOfChannel` when the scan is complete, and otherwise what made it end: `ScanInterrupted`,
+        `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
+        `AuthenticationFailed`, `ProtocolError`. `trio.ClosedResourceError` if this end was closed.
+        """
+        while True:
+            self._scan.notice_change()
+            self._raise_failure()
+            try:
+                page = await self._channel.receive()
+            except trio.EndOfChannel:
+                self._raise_failure()
+                if self._scan.plan.state is not State.COMPLETE:
+                    # The scan's block was left under this task's feet: no end of ours, and no completeness.
+                    raise trio.ClosedResourceError from None
+                raise
+            if self._scan.take(page):
+                return page
+
+    @property
+    def summary(self) -> ScanSummary:
+        """The account of the scan up to now; still there when the scan is over."""
+        return self._scan.plan.summary(trio.current_time())
+
+    def clone(self) -> ScanPages[KeyT_co]:
+        """Another receiving end of the same scan: each page goes to one of them. Each is to be closed."""
+        return ScanPages(self._scan, self._channel.clone())
+
+    async def aclose(self) -> None:
+        """Close this end. When the last one is closed, the scan stops."""
+        await self._channel.aclose()
+
+    def _raise_failure(self) -> None:
+        error = self._scan.plan.error
+        if error is not None:
+            raise error.with_traceback(None)
+
+    def __repr__(self) -> str:
+        return f"<ScanPages of {self._scan.plan!r}>"
+
+
+@asynccontextmanager
+async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[ScanPages[Any]]:
+    """Run a scan for as long as the block lasts."""
+    scan = Scan(options, source)
+    send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
+    pages: ScanPages[Any] = ScanPages(scan, receive_channel)
+    async with open_service_nursery() as nursery:
+        nursery.start_soon(scan.listen)
+        nursery.start_soon(scan.produce, send_channel)
+        with receive_channel:
+            yield pages

@@ -1,0 +1,287 @@
+"""Listening to the Sentinels: one task for each, all of them at once.
+
+Each has two connections: one that hears its events, one that asks. An event is never believed; it makes us ask. What
+the answers amount to is decided in `_core.topology`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from .._core import topology as core
+from .._core.config import AddressMap, Endpoint, mapped_address
+from .._core.errors import SentinelScanError, ServerConnectionError
+from .._core.handshake import read_role
+from .._core.replies import as_list
+from .._core.scan_steps import Target
+from .connection import Connection, open_connection, open_sentinel_connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .._core.identity import Address, Role
+
+__all__ = ["SentinelMonitor"]
+
+logger = logging.getLogger("trio_sentinel_scan.sentinel")
+
+# Seconds between two askings when no event comes: what Pub/Sub loses is found within this.
+POLL_PERIOD: Final = 1.0
+# Seconds that a Sentinel has for connecting and for each answer; the others are not kept waiting by it.
+PATIENCE: Final = 2.0
+# Seconds before trying again a Sentinel that failed.
+RETRY_PERIOD: Final = 0.5
+
+
+class _Watch:
+    """The task that watches one Sentinel, as others see it."""
+
+    __slots__ = ("address", "poke", "scope")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        # Set to make it ask (or try again) now; replaced by the task before it asks.
+        self.poke = trio.Event()
+        # Cancelled when there is no more reason to watch.
+        self.scope = trio.CancelScope()
+
+
+class SentinelMonitor:
+    """What the Sentinels of one service say, kept up to date while `run` is running."""
+
+    def __init__(
+        self,
+        service: str,
+        sentinels: Iterable[Address],
+        *,
+        endpoint: Endpoint,
+        data_endpoint: Endpoint,
+        address_map: AddressMap | None,
+        response_timeout: float,
+    ) -> None:
+        self.topology = core.Topology(service, sentinels)
+        self._configured = frozenset(self.topology.records)
+        self._endpoint = endpoint
+        self._data_endpoint = data_endpoint
+        self._address_map = address_map
+        self._patience = min(PATIENCE, response_timeout)
+        # Called, synchronously, whenever the view has moved to another master.
+        self.on_change: set[Callable[[], None]] = set()
+        # Set, and replaced, whenever a Sentinel has answered or failed.
+        self._heard = trio.Event()
+        self._watches: dict[Address, _Watch] = {}
+        self._nursery: trio.Nursery | None = None
+        self._confirming = False
+
+    @property
+    def target(self) -> Target | None:
+        """The master as the view has it; None until one was found."""
+        view = self.topology.view
+        return None if view is None else Target(view.address, view.config_epoch, self.topology.version)
+
+    def dial_address(self, announced: Address) -> Address:
+        """Where to connect for a server that the Sentinels announce so."""
+        return mapped_address(announced, self._address_map)
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to watch; the tasks end with the nursery."""
+        self._nursery = nursery
+        for address in list(self.topology.records):
+            self._watch_too(address)
+
+    async def first_target(self) -> Target:
+        """Wait for the first view. Raises MasterNotFound (or below) once every Sentinel was tried in vain."""
+        while True:
+            self._apply(self.topology.waited(trio.current_time()))
+            if (target := self.target) is not None:
+                await trio.lowlevel.checkpoint()
+                return target
+            if self.topology.everyone_tried:
+                raise self.topology.no_master_error()
+            with trio.move_on_after(core.FIRST_CHOICE_GRACE / 5):
+                await self._heard.wait()
+
+    async def vote(self, target: Target) -> core.Votes:
+        """Ask all Sentinels now whether `target` is the master; back as soon as a majority has said so."""
+        assert target.config_epoch is not None
+        since = trio.current_time()
+        view = core.MasterView(target.address, target.config_epoch)
+        self.poke_all()
+        with trio.move_on_after(self._patience):
+            while not (self.topology.votes(view, since=since).is_majority or self.topology.heard_everyone(since)):
+                await self._heard.wait()
+        await trio.lowlevel.checkpoint()
+        return self.topology.votes(view, since=since)
+
+    def poke_all(self) -> None:
+        """Make every Sentinel be asked now."""
+        for watch in self._watches.values():
+            watch.poke.set()
+
+    def describe(self) -> Mapping[str, str]:
+        """Each Sentinel and what came of asking it."""
+        return self.topology.describe()
+
+    async def ask_role(self, announced: Address) -> Role | None:
+        """A data node's role by its own word, over a connection for just that; None if it does not say."""
+        try:
+            connection = await open_connection(
+                announced,
+                self._data_endpoint,
+                dial=self.dial_address(announced),
+                response_timeout=self._patience,
+            )
+        except SentinelScanError:
+            return None  # noqa: ASYNC910 (what fails here has waited)
+        try:
+            (reply,) = await connection.request(("ROLE",))
+            return read_role(reply)
+        except SentinelScanError:
+            return None
+        finally:
+            await connection.aclose()
+
+    # ---- one Sentinel -------------------------------------------------------------------------------------------
+
+    def _watch_too(self, address: Address) -> None:
+        if self._nursery is not None and address not in self._watches:
+            watch = self._watches[address] = _Watch(address)
+            self._nursery.start_soon(self._watch, watch)
+
+    async def _watch(self, watch: _Watch) -> None:
+        with watch.scope:
+            while True:
+                problem = await self._listen(watch)
+                logger.debug("Sentinel %s: %s", watch.address, problem)
+                self._apply(self.topology.failed(watch.address, problem, trio.current_time()))
+                self._tell_heard()
+                with trio.move_on_after(RETRY_PERIOD):
+                    await watch.poke.wait()
+                watch.poke = trio.Event()
+
+    async def _listen(self, watch: _Watch) -> str:
+        """Hear and ask one Sentinel for as long as that works; returns what ended it."""
+        connections: list[Connection] = []
+        problem = ["its connection was lost"]
+        try:
+            # Subscribe first and then ask: what changes in between is heard.
+            hearing = await self._connect(watch.address, connections)
+            await hearing.request(*(("SUBSCRIBE", channel) for channel in core.CHANNELS))
+            asking = await self._connect(watch.address, connections)
+            (sentinel_id,) = await asking.request(("SENTINEL", "MYID"))
+            if isinstance(sentinel_id, bytes):
+                self._drop(self.topology.connected(watch.address, sentinel_id.decode("ascii", "replace")))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear, watch, hearing, problem, nursery.cancel_scope)
+                nursery.start_soon(self._ask_on, watch, asking, problem, nursery.cancel_scope)
+        except SentinelScanError as error:
+            return str(error)  # noqa: ASYNC910 (what fails here has waited)
+        finally:
+            for connection in connections:
+                await connection.aclose()
+        return problem[0]
+
+    async def _connect(self, address: Address, connections: list[Connection]) -> Connection:
+        dial = address if address in self._configured else self.dial_address(address)
+        connection = await open_sentinel_connection(address, self._endpoint, dial=dial, response_timeout=self._patience)
+        connections.append(connection)
+        return connection
+
+    async def _hear(  # noqa: ASYNC910 (it ends by failing, and what fails has waited)
+        self, watch: _Watch, connection: Connection, problem: list[str], scope: trio.CancelScope
+    ) -> None:
+        try:
+            while True:
+                message = as_list(await connection.receive_message()) or []
+                if len(message) == 3 and message[0] == b"message":
+                    hint = core.read_event(message[1], message[2], self.topology.service)
+                    if hint is not None:
+                        logger.debug("Sentinel %s: %s %s", watch.address, hint.channel, hint.text)
+                        watch.poke.set()
+        except SentinelScanError as error:
+            problem[0] = str(error)
+            scope.cancel(reason="the event connection failed")
+
+    async def _ask_on(  # noqa: ASYNC910 (it ends by failing, and what fails has waited)
+        self, watch: _Watch, connection: Connection, problem: list[str], scope: trio.CancelScope
+    ) -> None:
+        try:
+            while True:
+                # Before asking: an event that comes while the answer is on its way makes us ask again.
+                watch.poke = trio.Event()
+                await self._ask(watch.address, connection)
+                with trio.move_on_after(POLL_PERIOD):
+                    await watch.poke.wait()
+        except SentinelScanError as error:
+            problem[0] = str(error)
+            scope.cancel(reason="the asking connection failed")
+
+    async def _ask(self, address: Address, connection: Connection) -> None:
+        service = self.topology.service
+        while True:
+            replies = await connection.request(
+                ("SENTINEL", "MASTER", service),
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
+                ("SENTINEL", "MASTER", service),
+                ("SENTINEL", "SENTINELS", service),
+            )
+            _refuse_errors(replies)
+            try:
+                answer = core.read_answer(*replies)
+            except (ValueError, KeyError, TypeError) as error:
+                msg = f"gave an answer that makes no sense ({type(error).__name__})"
+                raise ServerConnectionError(msg) from None
+            if answer is not None:
+                break
+        self._apply(self.topology.answered(address, answer, trio.current_time()))
+        self._tell_heard()
+
+    # ---- what it brings about -----------------------------------------------------------------------------------
+
+    def _apply(self, effect: core.Effect) -> None:
+        for address in effect.new_sentinels:
+            self._watch_too(address)
+        self._drop(effect.redundant)
+        if effect.confirm is not None and not self._confirming and self._nursery is not None:
+            self._confirming = True
+            self._nursery.start_soon(self._confirm, effect.confirm)
+        if effect.changed:
+            view = self.topology.view
+            assert view is not None
+            logger.info(
+                "service %s: the master is %s (config epoch %d)",
+                self.topology.service,
+                view.address,
+                view.config_epoch,
+            )
+            for callback in tuple(self.on_change):
+                callback()
+            self._tell_heard()
+
+    async def _confirm(self, candidate: core.MasterView) -> None:
+        try:
+            role = await self.ask_role(candidate.address)
+        finally:
+            self._confirming = False
+        is_master = role is not None and role.kind == "master"
+        self._apply(self.topology.role_confirmed(candidate, is_master=is_master))
+
+    def _drop(self, addresses: Iterable[Address]) -> None:
+        for address in addresses:
+            if (watch := self._watches.pop(address, None)) is not None:
+                watch.scope.cancel(reason="another name of a Sentinel that is watched already, or one that is gone")
+
+    def _tell_heard(self) -> None:
+        self._heard.set()
+        self._heard = trio.Event()
+
+
+def _refuse_errors(replies: list[object]) -> None:
+    """An error that speaks of us and not of the service makes the Sentinel one that cannot be asked."""
+    for reply in replies:
+        if isinstance(reply, Exception) and "No such master" not in str(reply):
+            msg = f"refuses to answer: {reply}"
+            raise ServerConnectionError(msg)

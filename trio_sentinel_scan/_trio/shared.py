@@ -1,0 +1,131 @@
+"""The one connection that a client's ordinary commands share."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+from redis import exceptions as redis_errors
+
+from .._core.commands import Command, may_send_again, never_ran
+from .._core.errors import (
+    CommandOutcomeUnknown,
+    ResponseTimeout,
+    RoleMismatch,
+    ServerConnectionError,
+    ServerUnavailable,
+)
+from .._core.handshake import unfit_for_scanning
+
+if TYPE_CHECKING:
+    from .._core.scan_steps import Target
+    from .._core.wire import Reply
+    from .connection import Connection
+    from .sources import SentinelService, SingleServer
+
+__all__ = ["SharedConnection"]
+
+logger = logging.getLogger("trio_sentinel_scan.client")
+
+# Seconds between two attempts to reach a server that is away.
+RETRY_PERIOD = 0.1
+
+
+class SharedConnection:
+    """Opens a connection when a command needs one, and follows the master. One command at a time."""
+
+    def __init__(self, source: SingleServer | SentinelService) -> None:
+        self._source = source
+        self._lock = trio.Lock()
+        self._connection: Connection | None = None
+        # What `_connection` was opened for. Invariant: None exactly when `_connection` is.
+        self._target: Target | None = None
+        self._nursery: trio.Nursery | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """From now on a change of masters closes the connection to the old one at once."""
+        self._nursery = nursery
+        self._source.on_change.add(self._leave_old_master)
+
+    async def open(self) -> None:
+        """Have a connection. Raises what `open_connection` does, and RoleMismatch."""
+        async with self._lock:
+            await self._usable_connection()
+
+    async def execute(self, command: Command, *, decode: bool) -> Reply:
+        """Send a command and return its reply; error replies are raised.
+
+        Raises CommandOutcomeUnknown, ServerUnavailable, AuthenticationFailed, ProtocolError and redis-py's errors.
+        """
+        deadline = trio.current_time() + self._source.failover_timeout
+        while True:
+            written = False
+            try:
+                async with self._lock:
+                    connection = await self._usable_connection()
+                    written = True
+                    (reply,) = await connection.request(command.args, decode=decode)
+            except (ServerConnectionError, ResponseTimeout) as error:
+                if not may_send_again(command, written=written):
+                    msg = (
+                        f"{command.name} was sent to {self._source.target.address} and its reply never came"
+                        f" ({error}); it may have run or not, and was not sent again"
+                    )
+                    raise CommandOutcomeUnknown(msg) from error
+                problem: Exception = error
+            else:
+                if not isinstance(reply, redis_errors.RedisError):
+                    return reply
+                if not never_ran(command, reply):
+                    raise reply
+                problem = reply
+                await self._drop_if(connection)
+            if trio.current_time() >= deadline:
+                msg = f"no server took {command.name} within {self._source.failover_timeout:g} s: {problem}"
+                raise ServerUnavailable(msg) from problem
+            await trio.sleep(RETRY_PERIOD)
+
+    async def aclose(self) -> None:
+        """Close the connection and listen to the Sentinels no more."""
+        self._source.on_change.discard(self._leave_old_master)
+        await self._drop()
+
+    async def _usable_connection(self) -> Connection:
+        target = self._source.target
+        connection = self._connection
+        if connection is not None and connection.usable and self._is_for(target):
+            await trio.lowlevel.checkpoint()
+            return connection
+        await self._drop()
+        connection = await self._source.connect(target)
+        assert connection.greeting is not None
+        unfit = unfit_for_scanning(connection.greeting.role, target.address, wants_master=self._source.wants_master)
+        # A replica that is still loading may be talked to; a "master" that says it is none may not.
+        if unfit and self._source.wants_master:
+            await connection.aclose()
+            raise RoleMismatch(unfit)
+        self._connection, self._target = connection, target
+        logger.debug("connected to %s", connection.greeting.identity)
+        return connection
+
+    def _leave_old_master(self) -> None:
+        connection = self._connection
+        if connection is not None and not self._is_for(self._source.target) and self._nursery is not None:
+            self._connection = self._target = None
+            self._nursery.start_soon(connection.aclose)
+
+    def _is_for(self, target: Target) -> bool:
+        return self._target is not None and self._target.version == target.version
+
+    async def _drop_if(self, connection: Connection) -> None:
+        async with self._lock:
+            if self._connection is connection:
+                await self._drop()
+
+    async def _drop(self) -> None:
+        connection, self._connection, self._target = self._connection, None, None
+        if connection is not None:
+            await connection.aclose()
+        else:
+            await trio.lowlevel.checkpoint()

@@ -1,0 +1,96 @@
+"""Where a client's servers come from: one fixed address, or a service that Sentinels watch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._core.scan_steps import Target
+from .connection import Connection, open_connection
+from .sentinel import SentinelMonitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._core.config import ClientSettings
+    from .._core.identity import Address, Role
+    from .._core.topology import Votes
+
+__all__ = ["SentinelService", "SingleServer"]
+
+
+class _Source:
+    wants_master: bool
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self.failover_timeout = settings.failover_timeout
+        self.on_change: set[Callable[[], None]] = set()
+
+    def dial_address(self, announced: Address) -> Address:
+        return announced
+
+    async def connect(self, target: Target) -> Connection:
+        """A new connection to `target`, through the handshake."""
+        settings = self.settings
+        return await open_connection(
+            target.address,
+            settings.endpoint,
+            dial=self.dial_address(target.address),
+            response_timeout=settings.response_timeout,
+            protocol=settings.protocol,
+            encoding=settings.encoding if settings.decode_responses else None,
+            encoding_errors=settings.encoding_errors,
+        )
+
+
+class SingleServer(_Source):
+    """One server at one address, whatever its role."""
+
+    wants_master = False
+
+    def __init__(self, settings: ClientSettings, address: Address) -> None:
+        super().__init__(settings)
+        self.target = Target(address)
+
+    async def vote(self, target: Target) -> Votes | None:  # noqa: ARG002 (nobody to ask)
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def ask_role(self, address: Address) -> Role | None:  # noqa: ARG002 (one server is one server)
+        await trio.lowlevel.checkpoint()
+        return None
+
+    def describe_sentinels(self) -> dict[str, str]:
+        return {}
+
+
+class SentinelService(_Source):
+    """A service: its master, as the Sentinels name it."""
+
+    wants_master = True
+
+    def __init__(self, settings: ClientSettings, monitor: SentinelMonitor) -> None:
+        super().__init__(settings)
+        self.monitor = monitor
+        self.on_change = monitor.on_change
+
+    @property
+    def target(self) -> Target:
+        """The master now. The client's start has seen to it that there is one."""
+        target = self.monitor.target
+        assert target is not None
+        return target
+
+    def dial_address(self, announced: Address) -> Address:
+        return self.monitor.dial_address(announced)
+
+    async def vote(self, target: Target) -> Votes | None:
+        return await self.monitor.vote(target)
+
+    async def ask_role(self, address: Address) -> Role | None:
+        return await self.monitor.ask_role(address)
+
+    def describe_sentinels(self) -> dict[str, str]:
+        return dict(self.monitor.describe())

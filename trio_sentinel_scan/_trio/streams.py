@@ -1,0 +1,100 @@
+"""Byte streams over TCP, TLS and Unix sockets: the one file that knows the event loop's networking.
+
+What goes wrong with the network leaves here as ServerConnectionError, with the cause attached.
+"""
+
+from __future__ import annotations
+
+import ssl as ssl_module
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from .._core.errors import ServerConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .._core.identity import Address
+
+__all__ = ["Stream", "open_stream"]
+
+READ_SIZE: Final = 256 * 1024
+
+
+class Stream:
+    """One connection's bytes. Two tasks may use it at once: one that sends and one that receives."""
+
+    __slots__ = ("_raw", "_where")
+
+    def __init__(self, raw: trio.abc.Stream, where: str) -> None:
+        self._raw = raw
+        self._where = where
+
+    async def send(self, data: bytes) -> None:
+        """Send all of `data`. If cancelled in the middle, some of it may have gone: close the stream then."""
+        with _mapped(self._where, "lost the connection while sending"):
+            await self._raw.send_all(data)
+
+    async def receive(self) -> bytes:
+        """Some bytes, at least one. The end of the stream is an error: no server of ours ends it in good order."""
+        with _mapped(self._where, "lost the connection"):
+            data = await self._raw.receive_some(READ_SIZE)
+        if not data:
+            msg = f"{self._where} closed the connection"
+            raise ServerConnectionError(msg)
+        return bytes(data)
+
+    async def aclose(self) -> None:
+        """Close at once, without a farewell. It closes even if it is cancelled."""
+        # Shielded: it takes no time, and a caller with several things to close must come to the last of them.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._raw)
+
+
+async def open_stream(
+    dial: Address, *, announced: Address | None = None, ssl: ssl_module.SSLContext | None = None
+) -> Stream:
+    """Connect to `dial`; with `ssl`, the certificate must be for the `announced` host (for `dial`'s without one).
+
+    Raises ServerConnectionError.
+    """
+    where = str(announced or dial)
+    raw: trio.abc.Stream
+    with _mapped(where, "cannot be reached"):
+        if dial.is_unix:
+            raw = await trio.open_unix_socket(dial.host)
+        else:
+            raw = await trio.open_tcp_stream(dial.host, dial.port)
+    if ssl is None:
+        return Stream(raw, where)
+    host = (announced or dial).host
+    secured = trio.SSLStream(raw, ssl, server_hostname=None if dial.is_unix else host)
+    try:
+        with _mapped(where, "refused TLS, or is not who it should be"):
+            await secured.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(secured)
+        raise
+    return Stream(secured, where)
+
+
+@contextmanager
+def _mapped(where: str, what: str) -> Generator[None]:
+    try:
+        yield
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        why = _reason(error)
+        msg = f"{where} {what}: {why}" if why else f"{where} {what}"
+        raise ServerConnectionError(msg) from error
+
+
+def _reason(error: BaseException) -> str:
+    inner = error.__cause__ if isinstance(error, trio.BrokenResourceError) and error.__cause__ else error
+    if isinstance(inner, ssl_module.SSLError):
+        return inner.reason or "TLS error"
+    if isinstance(inner, OSError):
+        # Several addresses of one name fail together as a group under the cause.
+        return inner.strerror or str(inner) or type(inner).__name__
+    return ""

@@ -1,0 +1,71 @@
+"""Free ports on loopback that nobody takes between the choice and the server's start, or hardly ever."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+from pathlib import Path
+
+HOST = "127.0.0.1"
+
+# Below it live the well-known services and 6379 itself, which somebody may well be using on this machine.
+_LOWEST = 10_000
+_FEWEST_WORTH_DRAWING_FROM = 500
+
+_lock = threading.Lock()
+_in_use: set[int] = set()
+
+
+def take_port() -> int:
+    """Choose a port that is free now, and that no other server of this process has.
+
+    The kernel hands out ports of its ephemeral range to outgoing connections, of which a test under load makes
+    thousands: a server that is down for a moment could lose its port to one of them. So the choice is made
+    outside that range wherever it can be. Between processes nothing is reserved; the draw is random (and not
+    from ``random``, which test runners seed alike in every worker), and a server that finds its port taken is
+    given another.
+    """
+    with _lock:
+        for _ in range(1000):
+            port = _draw()
+            if port not in _in_use and _is_free(port):
+                _in_use.add(port)
+                return port
+    raise OSError("no free port was found on loopback")
+
+
+def release_port(port: int) -> None:
+    """Let others have the port again."""
+    with _lock:
+        _in_use.discard(port)
+
+
+def _draw() -> int:
+    first, last = _ephemeral_range()
+    for candidates in (range(_LOWEST, first), range(last + 1, 65_536)):
+        if len(candidates) >= _FEWEST_WORTH_DRAWING_FROM:
+            return secrets.choice(candidates)
+    with socket.socket() as probe:  # The ephemeral range is nearly all there is: take what the kernel gives.
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _ephemeral_range() -> tuple[int, int]:
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+        return int(first), int(last)
+    except (OSError, ValueError):
+        return 49_152, 65_535  # IANA's, which macOS and the BSDs use.
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server will bind it: ports whose old connections linger in TIME_WAIT are free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
