@@ -181,7 +181,7 @@ class LocalServer(ABC):
             with self._bounded("to stop"):
                 await process.wait()
         finally:
-            self._owner().kill(process)
+            await self._put_to_death(process)
 
     async def kill(self) -> None:
         """Kill it (SIGKILL) and wait until it is gone. Works on a paused one. What was not saved is lost."""
@@ -190,9 +190,7 @@ class LocalServer(ABC):
             await trio.lowlevel.checkpoint()
             return
         self._paused = False
-        self._owner().kill(process)
-        with self._bounded("to be gone"):
-            await process.wait()
+        await self._put_to_death(process)
 
     async def pause(self) -> None:
         """Stop it in its tracks (SIGSTOP): connections stay open and nothing answers. Returns once it stands still.
@@ -356,6 +354,12 @@ class LocalServer(ABC):
             f"{self!r} ended (exit status {status}). The end of its log:\n{log_tail(self.log_path)}"
         )
 
+    async def _put_to_death(self, process: trio.Process) -> None:
+        self._owner().kill(process)
+        # It takes some milliseconds. Cancelled in between, it would be neither running nor gone.
+        with self._bounded("to be gone", shield=True):
+            await process.wait()
+
     def _owner(self) -> Workspace:
         if self._workspace is None:
             raise ServerNotRunning(f"{self._name} can be started only inside its `async with` block")
@@ -371,9 +375,9 @@ class LocalServer(ABC):
         self._paused = False
 
     @contextlib.contextmanager
-    def _bounded(self, goal: str) -> Generator[None, None, None]:
+    def _bounded(self, goal: str, *, shield: bool = False) -> Generator[None, None, None]:
         try:
-            with trio.fail_after(self._patience):
+            with trio.fail_after(self._patience, shield=shield):
                 yield
         except trio.TooSlowError:
             raise ServerUnresponsive(

@@ -45,7 +45,7 @@ while read -r word pid; do
     esac
 done
 for one in $pids; do kill -s KILL -- "-$one" 2>/dev/null; done
-exec rm -rf -- "$1"
+rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 """
 
 
