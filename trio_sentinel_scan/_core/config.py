@@ -5,6 +5,7 @@ Every problem is a ConfigError that names the argument at fault.
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,8 +88,8 @@ def checked_address(value: object, argument: str, *, default_port: int = DATA_PO
         raise ConfigError(argument, f"the host must be str, not {type(host).__name__}")
     if host.startswith("/") and port == 0:
         return Address(host, 0)
-    if not host or any(char.isspace() for char in host):
-        raise ConfigError(argument, "the host is empty or has white space in it")
+    if not host or any(char.isspace() or char in "[],/@" for char in host):
+        raise ConfigError(argument, "the host is empty, or has white space or one of [ ] , / @ in it")
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
         raise ConfigError(argument, "the port must be a whole number from 1 to 65535")
     return Address(host, port)
@@ -108,7 +109,7 @@ def parse_host_port(text: str, argument: str, *, default_port: int) -> Address:
     else:
         host, colon, after = text.partition(":")
         port = after if colon else None
-    if port is not None and not (port.isascii() and port.isdecimal()):
+    if port is not None and not (port.isascii() and port.isdecimal() and len(port) <= 5):
         raise ConfigError(argument, "the port must be a whole number from 1 to 65535")
     return checked_address((host, default_port if port is None else int(port)), argument)
 
@@ -160,7 +161,10 @@ def checked_duration(value: object, argument: str) -> float:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise ConfigError(argument, "must be a number of seconds above 0, or None to wait for ever")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def checked_settings(
@@ -180,17 +184,23 @@ def checked_settings(
     if isinstance(db, bool) or not isinstance(db, int) or db < 0:
         raise ConfigError("db", "must be a whole number from 0")
     if client_name is not None and (
-        not isinstance(client_name, str) or not client_name.isprintable() or " " in client_name
+        not isinstance(client_name, str)
+        or not (client_name.isascii() and client_name.isprintable())
+        or " " in client_name
     ):
-        raise ConfigError("client_name", "must be printable text without spaces")
+        raise ConfigError("client_name", "must be printable ASCII text without spaces")
     if not isinstance(decode_responses, bool):
         raise ConfigError("decode_responses", "must be True or False")
     if not isinstance(encoding, str) or not isinstance(encoding_errors, str):
         raise ConfigError("encoding", "encoding and encoding_errors must be str")
     try:
-        b"".decode(encoding)
-    except LookupError:
+        "a".encode(encoding)  # not "": that needs no encoding, so Python does not look for it
+    except (LookupError, ValueError):
         raise ConfigError("encoding", "Python knows no encoding of this name") from None
+    try:
+        codecs.lookup_error(encoding_errors)
+    except (LookupError, ValueError):
+        raise ConfigError("encoding_errors", "Python knows no error handler of this name") from None
     if not (protocol is None or (type(protocol) is int and protocol in (2, 3))):
         raise ConfigError("protocol", "must be 2 or 3, or None for the newest that the server has")
     return ClientSettings(

@@ -20,7 +20,7 @@ __all__ = ["CircleDetector", "CursorFormat", "cursor_format_of", "parse_cursor",
 _MAX: Final = (1 << 64) - 1
 _REVERSED_BYTES: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SLOT_BITS: Final = 14
-_SLOTS: Final = 1 << _SLOT_BITS
+SLOTS: Final = 1 << _SLOT_BITS
 # What Redis and Valkey themselves put into INFO server under such a name.
 _OWN_VERSION_FIELDS: Final = frozenset({"redis_version", "valkey_version", "gcc_version"})
 
@@ -46,7 +46,7 @@ def position_of(cursor: int, form: CursorFormat) -> float | None:
     if form is CursorFormat.REVERSED:
         return rev64(cursor) / 2**64
     if form is CursorFormat.SLOTS:
-        return ((cursor & (_SLOTS - 1)) + rev64(cursor >> _SLOT_BITS) / 2**64) / _SLOTS
+        return ((cursor & (SLOTS - 1)) + rev64(cursor >> _SLOT_BITS) / 2**64) / SLOTS
     return None
 
 
@@ -54,7 +54,7 @@ def sort_key(cursor: int, form: CursorFormat) -> int:
     """A number that strictly rises along a chain of cursors in a known format (a float would lose its low bits)."""
     if form is CursorFormat.REVERSED:
         return rev64(cursor)
-    return (cursor & (_SLOTS - 1)) << 64 | rev64(cursor >> _SLOT_BITS)
+    return (cursor & (SLOTS - 1)) << 64 | rev64(cursor >> _SLOT_BITS)
 
 
 def cursor_format_of(server_info: Mapping[str, str] | None, mode: str | None) -> CursorFormat:
@@ -88,7 +88,8 @@ def parse_cursor(value: object, argument: str = "cursor") -> int:
     """
     if isinstance(value, bytes) and value.isascii():
         value = value.decode("ascii")
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
+    # No more digits than 2**64 has: int() refuses thousands of them with an error of its own.
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 20:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX:
         raise ConfigError(argument, "must be a cursor as SCAN returned it: a whole number from 0 to 2**64 - 1")

@@ -11,7 +11,7 @@ No message here ever holds a password, a key or a value.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
 
@@ -45,6 +45,14 @@ __all__ = [
 
 class SentinelScanError(redis_errors.RedisError):
     """The root of every error that this package defines."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would call the class with the message alone, and some of them want more.
+        return _unpickled, (type(self), self.args), self.__dict__
+
+
+def _unpickled(kind: type[SentinelScanError], args: tuple[object, ...]) -> SentinelScanError:
+    return kind.__new__(kind, *args)
 
 
 # ---- You asked for something that cannot be ---------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from redis import exceptions as redis_errors
 
 from .cursor import CursorFormat, cursor_format_of
-from .errors import AuthenticationFailed, ConfigError, RoleMismatch, ServerConnectionError
+from .errors import AuthenticationFailed, ConfigError, ProtocolError, RoleMismatch, ServerConnectionError
 from .identity import Address, Role, ServerIdentity
 from .replies import as_fields, as_list, as_text
 from .verdicts import Verdict, error_code, verdict_of
@@ -91,13 +91,13 @@ class Handshake:
 
         Raises AuthenticationFailed, ConfigError (the database), RoleMismatch (a Sentinel), ServerConnectionError.
         """
-        by_command = dict(zip(((c[0], c[1] if len(c) > 1 else "") for c in self.commands()), replies, strict=True))
         first = replies[0]
         # What a server says unasked, and to everybody, before it hangs up.
         if isinstance(first, redis_errors.RedisError) and (
             verdict_of(first) is Verdict.RECONNECT or error_code(first) == "DENIED"
         ):
             raise ServerConnectionError(f"{self._address} turns connections away: {first}")
+        by_command = dict(zip(((c[0], c[1] if len(c) > 1 else "") for c in self.commands()), replies, strict=True))
         hello = by_command.get(("HELLO", 3), {})
         if isinstance(hello, redis_errors.RedisError):
             if verdict_of(hello) is Verdict.UNAUTHENTICATED:
@@ -114,14 +114,15 @@ class Handshake:
                 if verdict_of(reply) is Verdict.WAIT:
                     msg = f"{self._address} is not ready: {error_code(reply)}"
                     raise ServerConnectionError(msg)
-                if name == "SELECT":
-                    raise ConfigError("db", f"{self._address} refuses to select database {self._db}: {reply}")
         said = as_fields(hello)
         info = read_info(by_command["INFO", "server"])
         role = read_role(by_command["ROLE", ""], hello_role=said.get("role", ""))
         if role.kind == "sentinel" or said.get("mode") == "sentinel":
             msg = f"{self._address} is a Sentinel, not a data node: give it to SentinelClient, or redis+sentinel://"
             raise RoleMismatch(msg)
+        selected = by_command.get(("SELECT", self._db))
+        if isinstance(selected, redis_errors.RedisError):
+            raise ConfigError("db", f"{self._address} refuses to select database {self._db}: {selected}")
         return Greeting(
             identity=ServerIdentity(info.get("run_id") or None, self._address),
             role=role,
@@ -157,7 +158,10 @@ def read_role(reply: Reply, *, hello_role: str = "") -> Role:
     kind = as_text(said[0])
     if kind == "master":
         replicas = as_list(said[2]) if len(said) > 2 else None
-        return Role(kind, frozenset(Address(as_text(entry[0]), int(entry[1])) for entry in replicas or []))
+        try:
+            return Role(kind, frozenset(Address(as_text(entry[0]), int(entry[1])) for entry in replicas or []))
+        except (IndexError, KeyError, TypeError, ValueError):
+            raise ProtocolError("a reply to ROLE lists what is no replica") from None
     if kind == "slave":
         return Role(kind, link=as_text(said[3]) if len(said) > 3 else "")
     return Role(kind)

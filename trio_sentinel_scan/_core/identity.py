@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 __all__ = ["Address", "Role", "ServerIdentity"]
@@ -42,7 +42,7 @@ class Role(NamedTuple):
         return self.kind == "slave" and self.link == "connected"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ServerIdentity:
     """The process that answers: the `run_id` it drew when it started, and the address that it was reached at.
 
@@ -52,11 +52,17 @@ class ServerIdentity:
     """
 
     run_id: str | None
-    address: Address = field(compare=False)
+    address: Address
 
     def is_same_process(self, other: ServerIdentity | None) -> bool:
         """Whether `other` is provably this very process, so that a cursor of the one is good at the other."""
         return other is not None and self.run_id is not None and self.run_id == other.run_id
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, ServerIdentity) and self.is_same_process(other))
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
 
     def __str__(self) -> str:
         return f"{self.address} (run_id {self.run_id[:8] if self.run_id else 'unknown'})"

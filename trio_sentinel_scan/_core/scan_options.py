@@ -62,7 +62,10 @@ def checked_scan_options(
 ) -> ScanOptions:
     """Check the arguments of `open_scan`; a ConfigError names the one at fault."""
     if isinstance(match, str):
-        match = match.encode(encoding, "surrogateescape")
+        try:
+            match = match.encode(encoding, "surrogateescape")
+        except UnicodeEncodeError:
+            raise ConfigError("match", f"cannot be written in the client's encoding, {encoding}") from None
     elif match is not None and not isinstance(match, bytes):
         raise ConfigError("match", f"must be a glob-style pattern as str or bytes, not {type(match).__name__}")
     if on_failover not in ("restart", "raise"):

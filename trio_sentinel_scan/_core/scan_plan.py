@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from redis import exceptions as redis_errors
 
@@ -90,6 +90,8 @@ class ScanPlan:
         # Pages of this epoch that were handed over and not taken yet. Invariant: 0 whenever the pass is certified.
         self._waiting = 0
         self._asked = False
+        # Whether the driver has been busy handing a page over since it last asked what to do.
+        self._held_up = False
 
         # -- budgets --
         self._failures = 0
@@ -109,6 +111,11 @@ class ScanPlan:
 
     def next_step(self, now: float) -> steps.Step:
         """What the driver is to do now. Asking again without a report in between gives the same step."""
+        if self._held_up:
+            # A slow consumer is no absent server: what is waited for begins to be waited for now.
+            self._held_up = False
+            if self._away_since is not None:
+                self._away_since = now
         if self.state in FINAL:
             return steps.Finish(self._generation)
         if self._in_hand is not None and (self._asked or self.state is not State.SCANNING):
@@ -142,6 +149,7 @@ class ScanPlan:
             return False
         self._in_hand = None
         self._waiting += 1
+        self._held_up = True
         return True
 
     # ---- what came of it ----------------------------------------------------------------------------------------
@@ -171,6 +179,8 @@ class ScanPlan:
                 self._judged(self._judge(outcome), now)
             case Undecided():
                 self._judged(outcome, now)
+            case _:
+                assert_never(outcome)
 
     def master_changed(self, target: steps.Target, now: float) -> bool:
         """The Sentinels name `target`. True if that voids what is under way, which must be aborted at once.
@@ -268,8 +278,15 @@ class ScanPlan:
             self._begin_pass(found, cursor=self._cursor)
             self._move(Event.BOUND)
             return
+        if not self._is_same_process(found.server):
+            reason = (
+                "another process answers at this address: the server was restarted"
+                if found.server.run_id is not None
+                else "a new connection, and the server does not tell which process it is"
+            )
+            self._void(reason, now, here=found)
+            return
         self._reconnects += 1
-        self._fruitless += 1
         if self._fruitless > self.options.max_restarts:
             self._fail(
                 ScanRestartsExhausted(
@@ -279,18 +296,12 @@ class ScanPlan:
                 ),
                 now,
             )
-        elif self._is_same_process(found.server):
-            self.connected = True
-            self._away_since = None
-            self._move(Event.BOUND_SWEPT if self._swept else Event.BOUND)
-        else:
-            self._reconnects -= 1
-            reason = (
-                "another process answers at this address: the server was restarted"
-                if found.server.run_id is not None
-                else "a new connection, and the server does not tell which process it is"
-            )
-            self._void(reason, now, here=found)
+            return
+        # Counted in advance; a reply takes it back.
+        self._fruitless += 1
+        self.connected = True
+        self._away_since = None
+        self._move(Event.BOUND_SWEPT if self._swept else Event.BOUND)
 
     def _replied(self, reply: steps.Replied, now: float) -> None:
         self._scans += 1

@@ -31,7 +31,13 @@ def read_scan_reply(reply: Reply, address: Address) -> Replied | Refused:
     if isinstance(reply, redis_errors.RedisError):
         return Refused(reply)
     pair = as_list(reply)
-    if pair is not None and len(pair) == 2 and (keys := as_list(pair[1])) is not None:
+    # One key stands for all: looking at each would cost a fifth of the time that a page takes.
+    if (
+        pair is not None
+        and len(pair) == 2
+        and (keys := as_list(pair[1])) is not None
+        and (not keys or isinstance(keys[0], (bytes, str)))
+    ):
         try:
             return Replied(parse_cursor(pair[0]), keys)
         except ConfigError:

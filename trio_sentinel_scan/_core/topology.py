@@ -78,8 +78,9 @@ class SentinelRecord:
     # What came of asking it, for people to read.
     status: str = "not asked yet"
     tried: bool = False
-    answered_at: float = float("-inf")
-    # When it last answered or failed.
+    # When it was asked what it answered last: an answer vouches for nothing later than its question.
+    asked_at: float = float("-inf")
+    # The same, or when it failed, if that was later.
     heard_at: float = float("-inf")
     peers: frozenset[str] = frozenset()
 
@@ -132,15 +133,15 @@ class Topology:
             del self.records[address]
         return redundant
 
-    def answered(self, sentinel: Address, answer: Answer, now: float) -> Effect:
-        """A Sentinel answered what it was asked."""
+    def answered(self, sentinel: Address, answer: Answer, now: float, *, asked_at: float | None = None) -> Effect:
+        """A Sentinel answered what it was asked at the time `asked_at` (just now, if not given)."""
         effect = Effect()
         record = self.records.get(sentinel)
         if record is None:
             return effect
         before = record.said
         record.live = record.tried = True
-        record.answered_at = record.heard_at = now
+        record.asked_at = record.heard_at = now if asked_at is None else asked_at
         self._learn(record, answer.peers, effect)
         if answer.master is None:
             record.said = None
@@ -215,11 +216,11 @@ class Topology:
         return [*by_id.values(), *nameless]
 
     def votes(self, view: MasterView, *, since: float = float("-inf")) -> Votes:
-        """How the Sentinels stand to `view`, counting only answers not older than `since`."""
+        """How the Sentinels stand to `view`, counting only answers to what was asked since then."""
         electorate = self.electorate()
         agreeing = dissenting = 0
         for member in electorate:
-            if isinstance(member, str) or not member.live or member.answered_at < since or member.said is None:
+            if isinstance(member, str) or not member.live or member.asked_at < since or member.said is None:
                 continue
             if member.said.address != view.address:
                 dissenting += 1
@@ -228,7 +229,7 @@ class Topology:
         return Votes(len(electorate), agreeing, dissenting)
 
     def heard_everyone(self, since: float) -> bool:
-        """Whether each Sentinel that is watched has answered or failed since then."""
+        """Whether each Sentinel that is watched has answered what was asked since then, or failed."""
         return all(record.heard_at >= since for record in self.records.values())
 
     def describe(self) -> dict[str, str]:
@@ -294,6 +295,10 @@ class Topology:
         self.view = view
         self._regression = None
         self._after_reset = reset or (self._after_reset and not self._has_majority(view))
+        if reset:
+            # One that is away may come back with another word of the old count: that would be no news.
+            for record in self.records.values():
+                record.said = record.said if record.live else None
         # The same address under a higher epoch was another master's in between; under a reset one it was not.
         if moved or (higher and not reset):
             self.version += 1
@@ -387,7 +392,8 @@ def read_answer(before: object, address: object, after: object, sentinels: objec
 
     None if the epoch moved between the first and the third: the address between them belongs to neither for
     certain, and the Sentinel must be asked again. (MASTER's own address is not used: in mid-failover the leader
-    shows the old one there under the new epoch.) Raises ValueError on a reply that makes no sense.
+    shows the old one there under the new epoch.) Raises ValueError or KeyError on a reply that makes no
+    sense.
     """
     if address is None or isinstance(address, Exception):
         return Answer(None, ())

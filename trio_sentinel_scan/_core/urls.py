@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -136,7 +137,7 @@ def _read_db(text: str, options: dict[str, Any]) -> None:
     text = text.removesuffix("/")
     if not text:
         return
-    if not (text.isascii() and text.isdecimal()):
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ConfigError("url", "the database must be a whole number: .../0")
     options.setdefault("db", int(text))
 
@@ -145,15 +146,23 @@ def _read_options(query: str, kind: str, options: dict[str, Any]) -> None:
     readers: dict[str, Any] = dict(_OPTIONS)
     if kind == "sentinel":
         readers.update(_SENTINEL_OPTIONS)
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
-    except ValueError:
-        raise ConfigError("url", "the options must be ?name=value&name=value") from None
+    pairs = _attempt(lambda text: parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)), query)
+    if pairs is None:
+        raise ConfigError("url", "the options must be ?name=value&name=value")
     for name, text in pairs:
         reader = readers.get(name)
         if reader is None:
-            raise ConfigError("url", f"knows no option {name!r}; there are " + ", ".join(readers))
-        try:
-            options[name] = reader(text)
-        except (ValueError, KeyError):
-            raise ConfigError("url", f"the option {name} cannot be read") from None
+            # With an @ behind it, the ? may be one in a password: then this is no option's name.
+            unknown = "such option" if "@" in query else f"option {name!r}"
+            raise ConfigError("url", f"knows no {unknown}; there are {', '.join(readers)}; a ? in a password is %3F")
+        options[name] = _attempt(reader, text)
+        if options[name] is None:
+            raise ConfigError("url", f"the option {name} cannot be read")
+
+
+def _attempt(read: Callable[[str], Any], text: str) -> Any:
+    """What `read` makes of it, or None. What it raises repeats the text, and would go along as an error's context."""
+    try:
+        return read(text)
+    except (ValueError, KeyError):
+        return None

@@ -17,7 +17,7 @@ from .verdicts import parse_error_reply
 
 __all__ = ["NOT_YET", "Argument", "Decoder", "Push", "Reply", "encode_command", "encode_commands"]
 
-Argument: TypeAlias = bytes | bytearray | memoryview | str | int | float
+Argument: TypeAlias = bytes | memoryview | str | int | float
 # Whatever a server can say: bytes, str, int, float, bool, None, lists, dicts, sets, and error replies as exceptions.
 Reply: TypeAlias = Any
 Push = hiredis.PushNotification
@@ -39,7 +39,10 @@ MAX_ELEMENTS: Final = 1 << 27
 MAX_DEPTH: Final = 64
 # How many headers of an opening reply are looked at: enough for any chain that is not itself too deep.
 _MAX_HEADERS: Final = 2 * MAX_DEPTH
+# How many bytes of a reply are looked at, over as many reads as they take to come.
+_OPENING: Final = 1024
 _AGGREGATES: Final = frozenset(b"*%~>|")
+_MAPS: Final = frozenset(b"%|")
 _BULKS: Final = frozenset(b"$=!")
 
 
@@ -59,36 +62,43 @@ def check_opening(data: bytes) -> None:
     Only what is in `data` is looked at, down the first elements: an opening is a few dozen bytes, so this costs next
     to nothing however large the reply is.
     """
-    at = depth = 0
+    at = 0
+    # How many elements are still to come of each aggregate that is open, the outermost first.
+    to_come: list[int] = []
     for _ in range(_MAX_HEADERS):
         end = data.find(b"\r\n", at, at + 32)
         if end < 0:
             return
         kind, digits = data[at], data[at + 1 : end]
         at = end + 2
-        if kind in _AGGREGATES:
-            depth += 1
-            if depth > MAX_DEPTH:
-                msg = f"a reply nests deeper than {MAX_DEPTH} levels"
-                raise ProtocolError(msg)
-            if digits.isdigit() and int(digits) > MAX_ELEMENTS:
-                msg = f"a reply announces {int(digits)} elements"
-                raise ProtocolError(msg)
-        elif kind in _BULKS and digits.isdigit():
-            if int(digits) > MAX_BULK:
-                msg = f"a reply announces a string of {int(digits)} bytes"
-                raise ProtocolError(msg)
-            at += int(digits) + 2
+        size = int(digits) if digits.isdigit() else 0
+        if kind in _AGGREGATES and size:
+            if size > MAX_ELEMENTS:
+                raise ProtocolError(f"a reply announces {size} elements")
+            to_come.append(2 * size if kind in _MAPS else size)
+            if len(to_come) > MAX_DEPTH:
+                raise ProtocolError(f"a reply nests deeper than {MAX_DEPTH} levels")
+            continue
+        if kind in _BULKS and digits.isdigit():
+            if size > MAX_BULK:
+                raise ProtocolError(f"a reply announces a string of {size} bytes")
+            at += size + 2
+        # An element is whole, and with it each aggregate whose last one it was.
+        while to_come and to_come[-1] == 1:
+            to_come.pop()
+        if to_come:
+            to_come[-1] -= 1
 
 
 class Decoder:
     """Bytes in, replies out, in order. After a ProtocolError it is of no further use, nor is its connection."""
 
-    __slots__ = ("_encoding", "_reader")
+    __slots__ = ("_opening", "_reader")
 
     def __init__(self, encoding: str | None = None, encoding_errors: str = "strict") -> None:
         """`encoding` turns strings in replies into `str`; `None` leaves all of them `bytes`."""
-        self._encoding = encoding
+        # What has come of a reply that has only begun; None once enough of it was looked at.
+        self._opening: bytes | None = None
         self._reader = hiredis.Reader(
             protocolError=ProtocolError,
             replyError=parse_error_reply,
@@ -100,7 +110,12 @@ class Decoder:
     def feed(self, data: bytes, *, opening: bool = False) -> None:
         """Take bytes as they came. `opening` tells that a reply begins at the first of them."""
         if opening:
-            check_opening(data)
+            self._opening = b""
+        if self._opening is not None:
+            # A header may come in pieces.
+            begun = self._opening + data
+            check_opening(begun)
+            self._opening = begun if len(begun) < _OPENING else None
         self._reader.feed(data)
 
     def next_reply(self, *, decode: bool = True) -> Reply:

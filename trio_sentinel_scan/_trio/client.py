@@ -93,14 +93,14 @@ class _Client(AsyncCoreCommands):
         """Close every connection."""
         run, self._run = self._run, None
         assert run is not None
-        return await run.__aexit__(exc_type, exc, traceback)
+        return await run.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102 (it ends tasks, and shields its closing)
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:
         async with open_service_nursery() as nursery:
             try:
-                await self._start(nursery)
                 self._shared.start(nursery)
+                await self._start(nursery)
                 yield
             finally:
                 await self._shared.aclose()

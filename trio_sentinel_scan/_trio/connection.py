@@ -6,9 +6,11 @@ import math
 from typing import TYPE_CHECKING, cast
 
 import trio
+from redis.exceptions import RedisError
 
 from .._core.errors import AuthenticationFailed, ProtocolError, ResponseTimeout, ServerConnectionError
 from .._core.handshake import Greeting, Handshake
+from .._core.verdicts import Verdict, verdict_of
 from .._core.wire import NOT_YET, Argument, Decoder, Push, Reply, encode_commands
 from .._version import __version__
 from .streams import Stream, open_stream
@@ -163,13 +165,27 @@ async def open_connection(
             version=__version__,
         )
         while connection.greeting is None:
-            replies = await connection.request(*handshake.commands())
-            connection.greeting = handshake.read(replies)
+            connection.greeting = handshake.read(await _answers(connection, handshake))
         connection.use_encoding(encoding, encoding_errors)
     except BaseException:
         await connection.aclose()
         raise
     return connection
+
+
+async def _answers(connection: Connection, handshake: Handshake) -> list[Reply]:
+    commands = handshake.commands()
+    replies: list[Reply] = []
+    await connection.send(*commands)
+    try:
+        while len(replies) < len(commands):
+            replies.append(await connection.receive())
+    except ServerConnectionError as error:
+        if replies and isinstance(replies[0], RedisError):
+            # It said why, unasked, and hung up.
+            raise ServerConnectionError(f"{connection.address} turns connections away: {replies[0]}") from error
+        raise
+    return replies
 
 
 async def open_sentinel_connection(
@@ -191,7 +207,10 @@ async def open_sentinel_connection(
 
 
 def _check_login(reply: Reply) -> None:
-    if isinstance(reply, Exception):
+    if isinstance(reply, RedisError):
+        if verdict_of(reply) is Verdict.RECONNECT:
+            # Said unasked, and to everybody: no answer to the password.
+            raise ServerConnectionError(f"turns connections away: {reply}")
         raise AuthenticationFailed(f"refused the username or password: {reply}")
 
 

@@ -32,12 +32,13 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
                 body_error = error
             finally:
                 nursery.cancel_scope.cancel(reason="the body has ended")
+    except trio.Cancelled:  # noqa: ASYNC103 (an exception of the body's goes on through the cancelled scopes instead)
+        if body_error is None:
+            raise
     except BaseExceptionGroup as group:
         if body_error is None:
             raise _only_one_of(group) from None
     if body_error is not None:
-        # Its own context is what it had when it was raised, not our bookkeeping.
-        body_error.__suppress_context__ = body_error.__suppress_context__ or body_error.__context__ is None
         raise body_error
 
 

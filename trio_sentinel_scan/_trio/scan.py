@@ -146,9 +146,9 @@ class Scan:
             except Exception as error:  # noqa: BLE001 (whatever it is, the consumer must hear of it)
                 self.plan.crashed(error, trio.current_time())
             finally:
-                await self._disconnect()
+                await self._disconnect()  # noqa: ASYNC102 (closing is shielded, and takes no time)
 
-    async def _do(self, step: steps.Step) -> None:
+    async def _do(self, step: steps.Step) -> None:  # noqa: ASYNC910 (each step waits)
         outcome: steps.Outcome | None = None
         with trio.CancelScope() as self._abort:
             try:
@@ -263,13 +263,16 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
             try:
                 page = await self._channel.receive()
             except trio.EndOfChannel:
-                self._raise_failure()
-                if self._scan.plan.state is not State.COMPLETE:
-                    # The scan's block was left under this task's feet: no end of ours, and no completeness.
-                    raise trio.ClosedResourceError from None
-                raise
-            if self._scan.take(page):
-                return page
+                if self._scan.plan.state is State.COMPLETE:
+                    raise
+            else:
+                if self._scan.take(page):
+                    return page
+                continue
+            # Raised out here, a failure does not come with an EndOfChannel that it had nothing to do with.
+            self._raise_failure()
+            # The scan's block was left under this task's feet: no end of ours, and no completeness.
+            raise trio.ClosedResourceError
 
     @property
     def summary(self) -> ScanSummary:

@@ -34,6 +34,8 @@ POLL_PERIOD: Final = 1.0
 PATIENCE: Final = 2.0
 # Seconds before trying again a Sentinel that failed.
 RETRY_PERIOD: Final = 0.5
+# How often a Sentinel is asked in a row when a failover moves its word between two commands of one asking.
+ATTEMPTS: Final = 3
 
 
 class _Watch:
@@ -62,8 +64,8 @@ class SentinelMonitor:
         address_map: AddressMap | None,
         response_timeout: float,
     ) -> None:
-        self.topology = core.Topology(service, sentinels)
-        self._configured = frozenset(self.topology.records)
+        self._configured = tuple(sentinels)
+        self.topology = core.Topology(service, self._configured)
         self._endpoint = endpoint
         self._data_endpoint = data_endpoint
         self._address_map = address_map
@@ -89,7 +91,11 @@ class SentinelMonitor:
     def start(self, nursery: trio.Nursery) -> None:
         """Begin to watch; the tasks end with the nursery."""
         self._nursery = nursery
-        for address in list(self.topology.records):
+        # A client may be opened again, long after: nothing that was known then is to be believed now.
+        self.topology = core.Topology(self.topology.service, self._configured)
+        self._watches.clear()
+        self._confirming = False
+        for address in self._configured:
             self._watch_too(address)
 
     async def first_target(self) -> Target:
@@ -196,11 +202,15 @@ class SentinelMonitor:
         try:
             while True:
                 message = as_list(await connection.receive_message()) or []
-                if len(message) == 3 and message[0] == b"message":
-                    hint = core.read_event(message[1], message[2], self.topology.service)
-                    if hint is not None:
-                        logger.debug("Sentinel %s: %s %s", watch.address, hint.channel, hint.text)
-                        watch.poke.set()
+                if len(message) != 3 or message[0] != b"message":
+                    continue
+                channel, text = message[1:]
+                if not isinstance(channel, bytes) or not isinstance(text, bytes):
+                    continue
+                hint = core.read_event(channel, text, self.topology.service)
+                if hint is not None:
+                    logger.debug("Sentinel %s: %s %s", watch.address, hint.channel, hint.text)
+                    watch.poke.set()
         except SentinelScanError as error:
             problem[0] = str(error)
             scope.cancel(reason="the event connection failed")
@@ -221,7 +231,8 @@ class SentinelMonitor:
 
     async def _ask(self, address: Address, connection: Connection) -> None:
         service = self.topology.service
-        while True:
+        for _ in range(ATTEMPTS):
+            asked_at = trio.current_time()
             replies = await connection.request(
                 ("SENTINEL", "MASTER", service),
                 ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
@@ -235,9 +246,10 @@ class SentinelMonitor:
                 msg = f"gave an answer that makes no sense ({type(error).__name__})"
                 raise ServerConnectionError(msg) from None
             if answer is not None:
-                break
-        self._apply(self.topology.answered(address, answer, trio.current_time()))
-        self._tell_heard()
+                self._apply(self.topology.answered(address, answer, trio.current_time(), asked_at=asked_at))
+                self._tell_heard()
+                return
+        raise ServerConnectionError("gives answers that do not fit together")
 
     # ---- what it brings about -----------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ class SharedConnection:
         self._connection: Connection | None = None
         # What `_connection` was opened for. Invariant: None exactly when `_connection` is.
         self._target: Target | None = None
+        # Around the attempt to connect that is under way; None while there is none.
+        self._connecting: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
@@ -65,7 +67,7 @@ class SharedConnection:
                 async with self._lock:
                     connection = await self._usable_connection()
                     written = True
-                    (reply,) = await connection.request(command.args, decode=decode)
+                    reply = await self._round_trip(connection, command, decode=decode)
             except (ServerConnectionError, ResponseTimeout) as error:
                 if not may_send_again(command, written=written):
                     msg = (
@@ -86,30 +88,52 @@ class SharedConnection:
                 raise ServerUnavailable(msg) from problem
             await trio.sleep(RETRY_PERIOD)
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
         """Close the connection and listen to the Sentinels no more."""
         self._source.on_change.discard(self._leave_old_master)
         await self._drop()
 
-    async def _usable_connection(self) -> Connection:
-        target = self._source.target
-        connection = self._connection
-        if connection is not None and connection.usable and self._is_for(target):
-            await trio.lowlevel.checkpoint()
-            return connection
-        await self._drop()
-        connection = await self._source.connect(target)
-        assert connection.greeting is not None
-        unfit = unfit_for_scanning(connection.greeting.role, target.address, wants_master=self._source.wants_master)
-        # A replica that is still loading may be talked to; a "master" that says it is none may not.
-        if unfit and self._source.wants_master:
+    async def _round_trip(self, connection: Connection, command: Command, *, decode: bool) -> Reply:
+        try:
+            (reply,) = await connection.request(command.args, decode=decode)
+        except BaseException:
+            # Its next reply would be this command's, or the rest of it.
+            if self._connection is connection:
+                self._connection = self._target = None
             await connection.aclose()
-            raise RoleMismatch(unfit)
-        self._connection, self._target = connection, target
-        logger.debug("connected to %s", connection.greeting.identity)
-        return connection
+            raise
+        return reply
+
+    async def _usable_connection(self) -> Connection:
+        # No await lies between the last look at the target and the return: the connection is to the master now.
+        while True:
+            target = self._source.target
+            connection = self._connection
+            if connection is not None and connection.usable and self._is_for(target):
+                return connection  # noqa: ASYNC910 (whoever holds the lock has waited for it)
+            await self._drop()
+            await self._connect(target)
+
+    async def _connect(self, target: Target) -> None:
+        """Connect to `target`. Nothing comes of it if another master is named meanwhile."""
+        with trio.CancelScope() as scope:
+            self._connecting = scope
+            try:
+                connection = await self._source.connect(target)
+            finally:
+                self._connecting = None
+            assert connection.greeting is not None
+            unfit = unfit_for_scanning(connection.greeting.role, target.address, wants_master=self._source.wants_master)
+            # A replica that is still loading may be talked to; a "master" that says it is none may not.
+            if unfit and self._source.wants_master:
+                await connection.aclose()
+                raise RoleMismatch(unfit)
+            self._connection, self._target = connection, target
+            logger.debug("connected to %s", connection.greeting.identity)
 
     def _leave_old_master(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel(reason=f"MASTER_CHANGE: the master is {self._source.target.address}")
         connection = self._connection
         if connection is not None and not self._is_for(self._source.target) and self._nursery is not None:
             self._connection = self._target = None
@@ -123,9 +147,7 @@ class SharedConnection:
             if self._connection is connection:
                 await self._drop()
 
-    async def _drop(self) -> None:
+    async def _drop(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
         connection, self._connection, self._target = self._connection, None, None
         if connection is not None:
             await connection.aclose()
-        else:
-            await trio.lowlevel.checkpoint()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .._core.errors import SentinelScanError
 from .._core.scan_steps import Target
 from .connection import Connection, open_connection
 from .sentinel import SentinelMonitor
@@ -82,6 +83,14 @@ class SentinelService(_Source):
         target = self.monitor.target
         assert target is not None
         return target
+
+    async def connect(self, target: Target) -> Connection:
+        try:
+            return await super().connect(target)
+        except SentinelScanError:
+            # A master that cannot be used may have been replaced: look now, not at the next poll.
+            self.monitor.poke_all()
+            raise
 
     def dial_address(self, announced: Address) -> Address:
         return self.monitor.dial_address(announced)

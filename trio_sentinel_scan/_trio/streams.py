@@ -5,9 +5,11 @@ What goes wrong with the network leaves here as ServerConnectionError, with the 
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl as ssl_module
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
@@ -70,12 +72,12 @@ async def open_stream(
     if ssl is None:
         return Stream(raw, where)
     host = (announced or dial).host
-    secured = trio.SSLStream(raw, ssl, server_hostname=None if dial.is_unix else host)
     try:
         with _mapped(where, "refused TLS, or is not who it should be"):
+            secured = trio.SSLStream(raw, ssl, server_hostname=None if dial.is_unix else host)
             await secured.do_handshake()
     except BaseException:
-        await trio.aclose_forcefully(secured)
+        await trio.aclose_forcefully(raw)
         raise
     return Stream(secured, where)
 
@@ -84,7 +86,8 @@ async def open_stream(
 def _mapped(where: str, what: str) -> Generator[None]:
     try:
         yield
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+    # ValueError: a host that no name can be, which a Sentinel may have announced.
+    except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
         why = _reason(error)
         msg = f"{where} {what}: {why}" if why else f"{where} {what}"
         raise ServerConnectionError(msg) from error
@@ -95,6 +98,13 @@ def _reason(error: BaseException) -> str:
     if isinstance(inner, ssl_module.SSLError):
         return inner.reason or "TLS error"
     if isinstance(inner, OSError):
-        # Several addresses of one name fail together as a group under the cause.
+        # The addresses of a host, even of one that has one, fail together: what went wrong is in a group below.
+        below: object = inner.__cause__
+        if isinstance(below, ExceptionGroup):
+            failures = cast("ExceptionGroup[Exception]", below).exceptions
+            return ", ".join(dict.fromkeys(map(_reason, failures)))
+        # Trio's own text repeats the address. (A name's errors are numbered differently, and in their own words.)
+        if inner.errno is not None and inner.errno in errno.errorcode:
+            return os.strerror(inner.errno)
         return inner.strerror or str(inner) or type(inner).__name__
-    return ""
+    return str(inner) if isinstance(inner, ValueError) else ""

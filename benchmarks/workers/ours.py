@@ -1,0 +1,49 @@
+"""This project's client on Trio."""
+
+from __future__ import annotations
+
+import trio
+
+from trio_sentinel_scan import RedisClient
+
+from . import Stage
+
+
+async def scan(stage: Stage) -> None:
+    async with RedisClient((stage.host, stage.port)) as client:
+        await client.ping()
+        stage.ready()
+        keys = 0
+        summary = None
+        while stage.again():
+            async with client.open_scan(**stage.scan_arguments, **stage.task["options"]) as pages:
+                async for page in pages:
+                    # Each key is touched, as where `scan_iter` hands them out one by one. Who wants only their number
+                    # would write len(page).
+                    for _key in page:
+                        keys += 1
+            summary = pages.summary
+        assert summary is not None
+        stage.done(keys=keys, pages=summary.pages, scans=summary.scans, epoch=summary.epoch)
+
+
+async def get(stage: Stage) -> None:
+    async with RedisClient((stage.host, stage.port)) as client:
+        await client.set(stage.task["key"], stage.task["value"])
+        expected = stage.task["value"].encode()
+        key = stage.task["key"]
+
+        async def caller(calls: int) -> None:
+            for _ in range(calls):
+                assert await client.get(key) == expected
+
+        stage.ready()
+        async with trio.open_nursery() as nursery:
+            for _ in range(stage.task["tasks"]):
+                nursery.start_soon(caller, stage.task["calls"] // stage.task["tasks"])
+        stage.done()
+
+
+if __name__ == "__main__":
+    current = Stage()
+    trio.run({"scan": scan, "get": get}[current.task["what"]], current)

@@ -1,0 +1,439 @@
+"""A service of servers with real hash tables, and a driver that carries a scan's plan out on it, one step at a time.
+
+No clock and no network: time goes by when it is told to, and what comes of a step is decided when the step begins, so
+that anything may happen before it is reported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.core._tables import Table, hash64
+from trio_sentinel_scan._core import scan_steps as steps
+from trio_sentinel_scan._core.certificate import Evidence, Undecided
+from trio_sentinel_scan._core.cursor import CursorFormat
+from trio_sentinel_scan._core.handshake import unfit_for_scanning
+from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
+from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
+from trio_sentinel_scan._core.scan_plan import ScanPlan
+from trio_sentinel_scan._core.scan_states import FINAL, State
+from trio_sentinel_scan._core.summary import ScanPage, ScanSummary
+from trio_sentinel_scan._core.topology import Votes
+from trio_sentinel_scan._core.verdicts import parse_error_reply
+
+A, B, C = (Address(f"10.0.0.{number}", 6379) for number in (1, 2, 3))
+SENTINELS = 3
+
+
+def keys_named(count: int) -> list[bytes]:
+    """Some keys."""
+    return [b"key:%04d" % number for number in range(count)]
+
+
+class Process:
+    """One process at one address: its own hash seed, so that only its own cursors are any good to it."""
+
+    def __init__(
+        self, number: int, address: Address, keys: Iterable[bytes], *, form: CursorFormat, honest: bool
+    ) -> None:
+        self.run_id = f"{number:040x}"
+        self.address = address
+        self.table = Table(keys, seed=self.run_id.encode(), bits=5)
+        # What it is told apart as, and whether its cursors are of that kind.
+        self.form = form
+        self._opaque = form is CursorFormat.UNKNOWN or not honest
+        self.role = "master"
+        self.hangs = False
+        self.tells_run_id = True
+        # Error replies that the next SCANs get.
+        self.errors: deque[str] = deque()
+        # Every cursor it has given out, as the client sees it, and what it means.
+        self.issued: dict[int, int] = {0: 0}
+        # How often it was sent a cursor of somebody else's.
+        self.misused = 0
+
+    def identity(self) -> ServerIdentity:
+        return ServerIdentity(self.run_id if self.tells_run_id else None, self.address)
+
+    def scan(self, cursor: int, count: int) -> steps.Outcome:
+        """Answer a SCAN. A cursor of somebody else's is answered, too: that is the trouble."""
+        if self.errors:
+            return steps.Refused(parse_error_reply(self.errors.popleft()))
+        if cursor not in self.issued:
+            self.misused += 1
+        if self._opaque and cursor not in self.issued:
+            return steps.Refused(parse_error_reply("ERR invalid cursor"))
+        following, keys = self.table.scan(self.issued.get(cursor, cursor), count)
+        shown = hash64(self.table.seed, b"%d" % following) if self._opaque and following else following
+        self.issued[shown] = following
+        return steps.Replied(shown, keys)
+
+
+class World:
+    """Three nodes, of which one is the master; three Sentinels that agree; and what the client has heard of it."""
+
+    def __init__(
+        self,
+        keys: Iterable[bytes] = (),
+        *,
+        form: CursorFormat = CursorFormat.REVERSED,
+        honest: bool = True,
+        tell_run_id: bool = True,
+    ) -> None:
+        self.keys = set(keys)
+        self._form, self._honest, self._tell_run_id = form, honest, tell_run_id
+        # Every process there ever was.
+        self.processes: list[Process] = []
+        self.nodes: dict[Address, Process | None] = {}
+        for address in (A, B, C):
+            self.start(address)
+        self.named = steps.Target(A, 1, 1)
+        # What the client's view has got to.
+        self.known = self.named
+        self.sentinels_in_reach = SENTINELS
+        self._set_roles()
+
+    # -- processes --
+
+    def start(self, address: Address, *, keys: Iterable[bytes] | None = None) -> Process:
+        """A new process at this address, with the service's keys unless it is given others."""
+        kept = self.keys if keys is None else keys
+        number = len(self.processes) + 1
+        process = Process(number, address, kept, form=self._form, honest=self._honest)
+        process.tells_run_id = self._tell_run_id
+        self.processes.append(process)
+        self.nodes[address] = process
+        return process
+
+    def kill(self, address: Address) -> None:
+        """Its connections end, and new ones are refused."""
+        self.nodes[address] = None
+
+    @property
+    def master(self) -> Process:
+        process = self.nodes[self.named.address]
+        assert process is not None
+        return process
+
+    def restart(self) -> Process:
+        """The master dies and is there again, with its data, before any Sentinel has noticed."""
+        return self.start(self.named.address)
+
+    # -- Sentinel --
+
+    def fail_over(self, to: Address, *, kill: bool = False) -> None:
+        """Another node is the master. The old one is dead, or goes on as a master for a while, with the keys it has."""
+        old = self.named
+        if kill:
+            self.kill(old.address)
+        if self.nodes[to] is None or to == old.address:
+            self.start(to)
+        process = self.nodes[to]
+        assert process is not None
+        self._replicate(process)
+        process.role, process.hangs = "master", False
+        self.named = steps.Target(to, (old.config_epoch or 0) + 1, old.version + 1)
+
+    def demote_old_masters(self) -> None:
+        """Sentinel makes replicas of those that still say master."""
+        self._set_roles()
+
+    def _set_roles(self) -> None:
+        for address, process in self.nodes.items():
+            if process is not None:
+                process.role = "master" if address == self.named.address else "slave"
+                self._replicate(process)
+
+    def _replicate(self, process: Process) -> None:
+        for key in set(process.table.hashes) ^ self.keys:
+            (process.table.add if key in self.keys else process.table.discard)(key)
+
+    def role_of(self, process: Process) -> Role:
+        if process.role == "slave":
+            return Role("slave", link="connected")
+        return Role("master", frozenset(self.nodes) - {process.address})
+
+    def votes(self, target: steps.Target) -> Votes:
+        """Asked now."""
+        same = self.named.address == target.address
+        agree = same and (self.named.config_epoch or 0) <= (target.config_epoch or 0)
+        return Votes(SENTINELS, self.sentinels_in_reach * agree, self.sentinels_in_reach * (not same))
+
+    # -- clients --
+
+    def write(self, key: bytes) -> None:
+        """A write reaches the master and its replicas, and not a node that was deposed."""
+        self.keys.add(key)
+        for process in self._up_to_date():
+            process.table.add(key)
+
+    def delete(self, key: bytes) -> None:
+        self.keys.discard(key)
+        for process in self._up_to_date():
+            process.table.discard(key)
+
+    def _up_to_date(self) -> list[Process]:
+        alive = [process for process in self.nodes.values() if process is not None]
+        return [process for process in alive if process.address == self.named.address or process.role == "slave"]
+
+
+@dataclass
+class Link:
+    """A connection to a process."""
+
+    process: Process
+    alive: bool = True
+    # Cursors that were asked for and not answered yet.
+    owed: list[int] = field(default_factory=list)
+
+
+def scan_options(*, has_sentinels: bool = True, **changes: Any) -> ScanOptions:
+    """The options of a scan with small pages."""
+    arguments: dict[str, Any] = {
+        "match": None,
+        "count": 5,
+        "type_": None,
+        "cursor": 0,
+        "on_failover": "restart",
+        "max_restarts": 10,
+        "prefetch": 2,
+        "certify": "sentinels",
+    }
+    return checked_scan_options(**{**arguments, **changes}, has_sentinels=has_sentinels)
+
+
+class Driver:
+    """Carries a plan out on a world, and keeps the account that the plan is held to."""
+
+    def __init__(self, world: World, *, failover_timeout: float = 10.0, **options: Any) -> None:
+        self.world = world
+        self.options = scan_options(**options)
+        self.now = 100.0
+        self.plan = ScanPlan(self.options, failover_timeout=failover_timeout, now=self.now, jitter=lambda: 0.5)
+        self.channel: deque[ScanPage[bytes]] = deque()
+        self.link: Link | None = None
+        # A step that has begun: what has come of it, or None as long as nothing has.
+        self.pending: tuple[steps.Step, steps.Outcome | None] | None = None
+        # A page whose hand-over waits for room in the channel.
+        self.sending: ScanPage[bytes] | None = None
+        # Every step that was begun.
+        self.log: list[steps.Step] = []
+        # Keys handed out, by epoch, and how often.
+        self.handed: dict[int, Counter[bytes]] = {}
+        self.pages: list[ScanPage[bytes]] = []
+        # Keys that were there since the pass of an epoch began.
+        self.present: dict[int, set[bytes]] = {}
+
+    # -- the producer --
+
+    def begin(self) -> steps.Step:
+        """Begin the next step; what comes of it is decided now and reported by `finish`."""
+        assert self.pending is None
+        assert self.sending is None
+        step = self.plan.next_step(self.now)
+        self.log.append(step)
+        if isinstance(step, steps.HandOver):
+            if self.plan.handing_over(step):
+                self.sending = step.page
+                self.make_room()
+        elif not isinstance(step, steps.Finish):
+            self.pending = (step, self._outcome_of(step))
+        return step
+
+    def make_room(self) -> None:
+        """The hand-over goes through as soon as there is room."""
+        if self.sending is not None and len(self.channel) < self.options.prefetch:
+            self.channel.append(self.sending)
+            self.sending = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the producer is in a wait whose end is not in sight."""
+        if self.pending is None:
+            return self.sending is not None
+        step, outcome = self.pending
+        return outcome is None and not (isinstance(step, steps.AwaitTaken) and self.plan.all_taken)
+
+    def finish(self) -> None:
+        """Report what has come of the step that was begun."""
+        assert self.pending is not None
+        step, outcome = self.pending
+        if isinstance(step, steps.AwaitTaken) and self.plan.all_taken:
+            outcome = steps.Taken()
+        if isinstance(step, steps.Locate):
+            # Looked up and reported in one go: nothing comes between.
+            outcome = steps.Located(self.world.known)
+        assert outcome is not None, "the wait has no end"
+        self.report(outcome)
+
+    def report(self, outcome: steps.Outcome) -> None:
+        """Report this, whatever has come of the step that was begun."""
+        assert self.pending is not None
+        step, _ = self.pending
+        self.pending = None
+        if isinstance(step, steps.Rest):
+            self.now += step.seconds
+        self.plan.report(step, outcome, self.now)
+        self._drop_what_is_of_no_use()
+
+    def time_out(self, seconds: float = 5.0) -> None:
+        """`response_timeout` ends the wait on a server."""
+        self.now += seconds
+        self.report(steps.Lost("did not answer in time"))
+
+    def step(self) -> steps.Step:
+        """One whole step."""
+        step = self.begin()
+        if self.pending is not None:
+            self.finish()
+        return step
+
+    def go_to(self, kind: type[Any], *, taking: bool = True) -> Any:
+        """Take steps until one of this kind has begun; the consumer takes what comes, unless it must not."""
+        for _ in range(2000):
+            if taking:
+                self.take_all()
+            if self.pending is not None:
+                self.finish()
+            step = self.begin()
+            if isinstance(step, kind):
+                return step
+            assert not isinstance(step, steps.Finish), (self.plan, self.plan.error)
+        raise AssertionError(f"no {kind.__name__} within 2000 steps: {self.plan!r}")
+
+    def run(self, *, taking: bool = True, limit: int = 3000) -> ScanSummary:
+        """Take steps, the consumer taking what comes, until the plan has ended."""
+        for _ in range(limit):
+            if taking:
+                self.take_all()
+            if self.pending is not None:
+                self.finish()
+            if isinstance(self.step(), steps.Finish):
+                return self.plan.summary(self.now)
+        raise AssertionError(f"no end within {limit} steps: {self.plan!r}, {self.log[-8:]}")
+
+    def _outcome_of(self, step: steps.Step) -> steps.Outcome | None:
+        match step:
+            case steps.Locate():
+                return steps.Located(self.world.known)
+            case steps.Connect(_, _, target):
+                return self._connect(target)
+            case steps.Rest():
+                return steps.Rested()
+            case steps.AwaitTaken():
+                return None
+            case _:
+                return self._on_link(step)
+
+    def _connect(self, target: steps.Target) -> steps.Outcome | None:
+        process = self.world.nodes[target.address]
+        if process is None:
+            return steps.Lost("connection refused")
+        if process.hangs:
+            return None
+        self.link = Link(process)
+        role = self.world.role_of(process)
+        unfit = unfit_for_scanning(role, target.address, wants_master=self.options.basis != "server")
+        return steps.Connected(process.identity(), role, process.form, unfit)
+
+    def _on_link(self, step: steps.Step) -> steps.Outcome | None:
+        link = self.link
+        assert link is not None, f"{step} without a connection"
+        if not link.alive or self.world.nodes[link.process.address] is not link.process:
+            return steps.Lost("connection closed")
+        match step:
+            case steps.Ask(_, command):
+                assert not link.owed, "a second SCAN before the first was answered"
+                link.owed.append(int(command[1]))
+                return steps.Asked()
+            case steps.Receive():
+                if link.process.hangs:
+                    return None
+                cursor = link.owed.pop()
+                if cursor == 0:
+                    self.present[self.plan.epoch] = set(self.world.keys)
+                return link.process.scan(cursor, self.options.count)
+            case steps.Certify(_, _, target):
+                if link.process.hangs:
+                    return None
+                return self._evidence(link.process, target)
+        raise AssertionError(step)
+
+    def _evidence(self, process: Process, target: steps.Target) -> Evidence | Undecided:
+        return Evidence(
+            run_id=process.run_id if process.tells_run_id else None,
+            role=self.world.role_of(process),
+            votes=self.world.votes(target) if self.options.basis == "sentinels" else None,
+            config_epoch=target.config_epoch,
+        )
+
+    def _drop_what_is_of_no_use(self) -> None:
+        if not self.plan.connected and self.pending is None:
+            self.link = None
+
+    # -- the listener --
+
+    def hear(self) -> bool:
+        """The client hears what the Sentinels say; the wait on a server is aborted if the plan says so."""
+        self.world.known = self.world.named
+        return self.heed()
+
+    def heed(self) -> bool:
+        """What the client knows reaches the plan."""
+        changed = self.plan.master_changed(self.world.known, self.now)
+        if changed:
+            self.pending = None
+            self._drop_what_is_of_no_use()
+        return changed
+
+    # -- the consumer --
+
+    def take(self) -> ScanPage[bytes] | None:
+        """Take one page out of the channel; None if there was none, or if it may not be handed out."""
+        if self.channel:
+            page = self.channel.popleft()
+            self.make_room()
+        elif self.sending is not None:
+            page, self.sending = self.sending, None
+        else:
+            return None
+        # The listener may not have run yet.
+        self.heed()
+        if not self.plan.take(page, self.now):
+            return None
+        self.pages.append(page)
+        self.handed.setdefault(page.epoch, Counter()).update(page.keys)
+        return page
+
+    def take_all(self) -> None:
+        """Take whatever waits."""
+        while self.channel or self.sending is not None:
+            self.take()
+
+    # -- the oracle --
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key: no pass owes it any more."""
+        self.world.delete(key)
+        for present in self.present.values():
+            present.discard(key)
+
+    def missed(self) -> set[bytes]:
+        """Keys that were there all through the pass of the present epoch, and were not handed out in it."""
+        owed = self.present.get(self.plan.epoch, set(self.world.keys))
+        return owed - set(self.handed.get(self.plan.epoch, ()))
+
+    def misused(self) -> int:
+        """How often a process was sent a cursor of another's."""
+        return sum(process.misused for process in self.world.processes)
+
+    @property
+    def ended(self) -> bool:
+        return self.plan.state in FINAL
+
+    @property
+    def complete(self) -> bool:
+        return self.plan.state is State.COMPLETE

@@ -1,0 +1,109 @@
+"""What `open_scan` was asked for: the defaults, the command that comes of it, and every refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trio_sentinel_scan._core.errors import ConfigError
+from trio_sentinel_scan._core.scan_options import DEFAULT_COUNT, ScanOptions, checked_scan_options
+
+
+def options(*, has_sentinels: bool = True, encoding: str = "utf-8", **changes: Any) -> ScanOptions:
+    """The options of a scan that was given nothing but these arguments."""
+    arguments: dict[str, Any] = {
+        "match": None,
+        "count": None,
+        "type_": None,
+        "cursor": 0,
+        "on_failover": "restart",
+        "max_restarts": 10,
+        "prefetch": 2,
+        "certify": "sentinels",
+    }
+    return checked_scan_options(**{**arguments, **changes}, has_sentinels=has_sentinels, encoding=encoding)
+
+
+def test_a_plain_scan_says_no_more_than_it_must() -> None:
+    """A COUNT is always said: the server's own is too small for a scan of everything."""
+    assert options().scan_command(0) == (b"SCAN", 0, b"COUNT", DEFAULT_COUNT)
+
+
+def test_every_option_gets_into_the_command() -> None:
+    """With the cursor of the moment, not the one that the scan began with."""
+    found = options(match="user:*", count=7, type_="zset", cursor="5")
+    assert found.cursor == 5
+    assert found.scan_command(9) == (b"SCAN", 9, b"MATCH", b"user:*", b"COUNT", 7, b"TYPE", "zset")
+
+
+@pytest.mark.parametrize(
+    "match, encoding, pattern",
+    [
+        ("größe*", "utf-8", "größe*".encode()),
+        ("größe*", "latin-1", "größe*".encode("latin-1")),
+        ("\udcff*", "utf-8", b"\xff*"),
+        (b"\xff*", "utf-8", b"\xff*"),
+        ("", "utf-8", b""),
+    ],
+)
+def test_a_pattern_is_in_the_clients_encoding(match: str | bytes, encoding: str, pattern: bytes) -> None:
+    """Keys that are not text are matched by bytes, or by what decoding them with surrogateescape gave."""
+    assert options(match=match, encoding=encoding).match == pattern
+
+
+@pytest.mark.parametrize(
+    "certify, has_sentinels, basis",
+    [
+        ("sentinels", True, "sentinels"),
+        ("role", True, "role"),
+        ("sentinels", False, "server"),
+        ("role", False, "server"),
+    ],
+)
+def test_a_certificate_rests_on_the_sentinels_where_there_are_some(
+    certify: str, has_sentinels: bool, basis: str
+) -> None:
+    """Unless the caller is content with the server's own word."""
+    assert options(certify=certify, has_sentinels=has_sentinels).basis == basis
+
+
+@pytest.mark.parametrize("type_", ["string", "list", "set", "zset", "hash", "stream", "vectorset", "Hash", "ReJSON-RL"])
+def test_types_are_the_servers_own_and_those_of_modules(type_: str) -> None:
+    """A module's type has nine characters, always."""
+    assert options(type_=type_).type_ == type_
+
+
+@pytest.mark.parametrize(
+    "argument, values",
+    [
+        ("match", [1, ["a*"], object(), bytearray(b"a*")]),
+        ("count", [0, -1, 1.0, "10", True, 2**31]),
+        ("type_", ["", "nosuch", "strings", "ReJSON-R", "ReJSON RL", b"hash", 1]),
+        ("cursor", [-1, 2**64, "x", None, 1.5, True]),
+        ("on_failover", ["", "ignore", None, True, ["restart"]]),
+        ("max_restarts", [-1, None, 1.0, "3", False, 2**31]),
+        ("prefetch", [-1, None, 1.0, "3", True]),
+        ("certify", ["", "server", None, ["role"]]),
+    ],
+)
+def test_a_refusal_names_the_argument(argument: str, values: list[object]) -> None:
+    """Older servers answer an unknown type with an empty result, so nothing is left to them."""
+    for value in values:
+        with pytest.raises(ConfigError) as caught:
+            options(**{argument: value})
+        assert caught.value.argument == argument
+
+
+def test_a_pattern_that_the_encoding_cannot_write_is_refused() -> None:
+    """It could match nothing."""
+    with pytest.raises(ConfigError, match="ascii") as caught:
+        options(match="größe*", encoding="ascii")
+    assert caught.value.argument == "match"
+    assert "gr" not in str(caught.value)
+
+
+def test_a_scan_may_be_held_to_a_single_pass() -> None:
+    """The smallest budgets are nought."""
+    found = options(max_restarts=0, prefetch=0, count=1)
+    assert (found.max_restarts, found.prefetch, found.count) == (0, 0, 1)

@@ -1,0 +1,247 @@
+"""What a data server answers: one process's view of its keys, its role and its users. No event loop, no clock."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+from .resp import Error, Simple
+from .table import Table
+
+__all__ = ["DataServer", "Session", "User"]
+
+OK: Final = Simple("OK")
+# Answered while the data set is being loaded.
+_WHILE_LOADING: Final = frozenset({"AUTH", "CLIENT", "HELLO", "INFO", "ROLE", "SELECT"})
+_WRITES: Final = frozenset({"DEL", "FLUSHALL", "INCRBY", "SET"})
+_NOT_LOGGED_IN: Final = Error("NOAUTH Authentication required.")
+_WRONG: Final = Error("WRONGPASS invalid username-password pair or user is disabled.")
+
+
+@dataclass
+class Session:
+    """One connection as the program sees it."""
+
+    push: Callable[[Any], None]
+    protocol: int = 2
+    db: int = 0
+    user: str | None = None
+    name: str = ""
+    library: str = ""
+    channels: set[str] = field(default_factory=set)
+
+
+@dataclass
+class User:
+    """One ACL user."""
+
+    password: str | None = None
+    # Commands that it may not use, such as "SCAN".
+    forbidden: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a key holds; a list or a hash is as empty here as its name is all that SCAN's TYPE looks at."""
+
+    data: bytes
+    type: str = "string"
+
+
+class DataServer:
+    """One server's data and its present process. `restart` gives it another process, with the same data."""
+
+    def __init__(self, address: tuple[str, int], rng: Random) -> None:
+        self.address = address
+        self._rng = rng
+        self.data: dict[int, dict[bytes, Value]] = {}
+        self.users: dict[str, User] = {"default": User()}
+        self.version = "7.0.15"
+        # Fields of INFO server beside the usual ones, such as another product's.
+        self.more_info: dict[str, str] = {}
+        self.knows_hello = True
+        self.databases = 16
+        # None of a master; of a replica where its master is, the state of its link, and ...
+        self.master: tuple[str, int] | None = None
+        self.link = "connected"
+        # ... of a master its replicas, as ROLE lists them.
+        self.replicas: list[tuple[str, int]] = []
+        self.loading = False
+        # Writes are told to whom? (The world replicates.)
+        self.on_write: Callable[[int, bytes, Value | None], None] = lambda db, key, value: None
+        self.run_id = ""
+        self._tables: dict[int, Table] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process: another run_id, another hash seed."""
+        self.run_id = f"{self._rng.getrandbits(160):040x}"
+        self._seed = self._rng.randbytes(16)
+        self._tables = {}
+        for db, keys in self.data.items():
+            for key in keys:
+                self._table(db).add(key)
+
+    # ---- the data ------------------------------------------------------------------------------------------------
+
+    def put(self, db: int, key: bytes, value: Value | None) -> None:
+        """Set a key, or with None delete it."""
+        keys = self.data.setdefault(db, {})
+        if value is None:
+            if keys.pop(key, None) is not None:
+                self._table(db).remove(key)
+            return
+        if key not in keys:
+            self._table(db).add(key)
+        keys[key] = value
+
+    def copy_from(self, other: DataServer) -> None:
+        """A full synchronisation. The process, and so its seed, stays."""
+        self.data = {db: dict(keys) for db, keys in other.data.items()}
+        self._reload()
+
+    def empty(self) -> None:
+        """Forget everything, as a replica does before a full synchronisation."""
+        self.data = {}
+        self._reload()
+
+    def _reload(self) -> None:
+        self._tables = {}
+        for db, keys in self.data.items():
+            for key in keys:
+                self._table(db).add(key)
+
+    def _table(self, db: int) -> Table:
+        if db not in self._tables:
+            self._tables[db] = Table(self._seed)
+        return self._tables[db]
+
+    # ---- commands ------------------------------------------------------------------------------------------------
+
+    def joined(self, session: Session) -> None:
+        """A connection was made."""
+        default = self.users["default"]
+        session.user = "default" if default.password is None else None
+
+    def answer(self, session: Session, words: list[bytes]) -> Any:
+        """The reply to one command."""
+        name = words[0].decode().upper()
+        method = getattr(self, f"_do_{name.lower()}", None)
+        if method is None or (name == "HELLO" and not self.knows_hello):
+            args = " ".join(f"'{word.decode(errors='replace')}'" for word in words[1:])
+            return Error(f"ERR unknown command '{name}', with args beginning with: {args} ")
+        if session.user is None and name not in {"AUTH", "HELLO"}:
+            return _NOT_LOGGED_IN
+        if session.user is not None and name in self.users[session.user].forbidden:
+            return Error(f"NOPERM User {session.user} has no permissions to run the '{name.lower()}' command")
+        if self.loading and name not in _WHILE_LOADING:
+            return Error("LOADING Redis is loading the dataset in memory")
+        if self.master is not None and name in _WRITES:
+            return Error("READONLY You can't write against a read only replica.")
+        return method(session, *words[1:])
+
+    def _do_hello(self, session: Session, protocol: bytes = b"", *rest: bytes) -> Any:
+        options = list(rest)
+        while options:
+            option = options.pop(0).upper()
+            if option == b"AUTH":
+                if (refused := self._log_in(session, options.pop(0), options.pop(0))) is not OK:
+                    return refused
+            elif option == b"SETNAME":
+                session.name = options.pop(0).decode()
+        if session.user is None:
+            return Error("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO")
+        session.protocol = int(protocol or session.protocol)
+        return {
+            b"server": b"redis",
+            b"version": self.version.encode(),
+            b"proto": session.protocol,
+            b"id": 7,
+            b"mode": b"standalone",
+            b"role": b"master" if self.master is None else b"replica",
+            b"modules": [],
+        }
+
+    def _do_auth(self, session: Session, *words: bytes) -> Any:
+        user, password = words if len(words) == 2 else (b"default", *words)
+        return self._log_in(session, user, password)
+
+    def _log_in(self, session: Session, name: bytes, password: bytes) -> Any:
+        user = self.users.get(name.decode())
+        if user is None or (user.password is not None and user.password.encode() != password):
+            return _WRONG
+        session.user = name.decode()
+        return OK
+
+    def _do_client(self, session: Session, subcommand: bytes, *args: bytes) -> Any:
+        if subcommand == b"SETNAME":
+            session.name = args[0].decode()
+        elif subcommand == b"SETINFO":
+            session.library += args[1].decode() + " "
+        return OK
+
+    def _do_select(self, session: Session, db: bytes) -> Any:
+        if int(db) >= self.databases:
+            return Error("ERR DB index is out of range")
+        session.db = int(db)
+        return OK
+
+    def _do_role(self, session: Session) -> Any:
+        if self.master is None:
+            return ["master", 1, [[host, str(port), "1"] for host, port in self.replicas]]
+        host, port = self.master
+        return ["slave", host, port, self.link, 1]
+
+    def _do_info(self, session: Session, section: bytes = b"") -> Any:
+        fields = {"redis_version": self.version, "redis_mode": "standalone", "run_id": self.run_id, **self.more_info}
+        return "# Server\r\n" + "".join(f"{name}:{value}\r\n" for name, value in fields.items())
+
+    def _do_scan(self, session: Session, cursor: bytes, *options: bytes) -> Any:
+        given = {options[i].upper(): options[i + 1] for i in range(0, len(options), 2)}
+        after, keys = self._table(session.db).scan(int(cursor), int(given.get(b"COUNT", b"10")))
+        values = self.data.get(session.db, {})
+        if (wanted := given.get(b"TYPE")) is not None:
+            keys = [key for key in keys if values[key].type == wanted.decode()]
+        if (pattern := given.get(b"MATCH")) is not None:
+            matches = re.compile(fnmatch.translate(pattern.decode("latin-1"))).match
+            keys = [key for key in keys if matches(key.decode("latin-1"))]
+        return [str(after), keys]
+
+    def _do_ping(self, session: Session) -> Any:
+        return Simple("PONG")
+
+    def _do_dbsize(self, session: Session) -> Any:
+        return len(self._table(session.db))
+
+    def _do_get(self, session: Session, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        return None if value is None else value.data
+
+    def _do_mget(self, session: Session, *keys: bytes) -> Any:
+        return [self._do_get(session, key) for key in keys]
+
+    def _do_set(self, session: Session, key: bytes, data: bytes) -> Any:
+        self._write(session.db, key, Value(data))
+        return OK
+
+    def _do_incrby(self, session: Session, key: bytes, by: bytes) -> Any:
+        number = int(self._do_get(session, key) or b"0") + int(by)
+        self._write(session.db, key, Value(b"%d" % number))
+        return number
+
+    def _do_del(self, session: Session, *keys: bytes) -> Any:
+        there = [key for key in keys if key in self.data.get(session.db, {})]
+        for key in there:
+            self._write(session.db, key, None)
+        return len(there)
+
+    def _do_eval(self, session: Session, *args: bytes) -> Any:
+        return Error("READONLY You can't write against a read only replica. script: on @user_script:1.")
+
+    def _write(self, db: int, key: bytes, value: Value | None) -> None:
+        self.put(db, key, value)
+        self.on_write(db, key, value)

@@ -1,0 +1,143 @@
+"""What is said on stderr while a scan runs and when it has ended. Nothing here is a key."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final, TextIO
+
+import trio
+
+from .._core.summary import Restart, ScanSummary
+from .._trio.nurseries import open_service_nursery
+from .._trio.scan import ScanPages
+from ._formats import harmless
+from ._output import OutputClosed
+
+PROGRAM: Final = "trio-sentinel-scan"
+
+# Seconds between two looks at the scan: a restart is told within this, and the bar moves.
+_TICK: Final = 0.1
+# Seconds between two lines of progress where there is no bar.
+_LINE_EVERY: Final = 2.0
+
+
+class Report:
+    """Lines on stderr: one for each restart, and the account at the end. With `progress`, one every two seconds."""
+
+    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False, progress: bool = False) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._quiet = quiet
+        self._progress = progress
+        # How many restarts have been told.
+        self._told = 0
+        self._next_line = _LINE_EVERY
+
+    def say(self, line: str) -> None:
+        """A line for the user, unless he wants none."""
+        if not self._quiet:
+            self.insist(line)
+
+    def insist(self, line: str) -> None:
+        """A line that is said in any case."""
+        # Nobody to tell is no reason to stop: the exit status says the rest.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(harmless(line) + "\n")
+            self._stream.flush()
+
+    @contextlib.asynccontextmanager
+    async def following(self, pages: ScanPages[Any]) -> AsyncGenerator[None, None]:
+        """Tell what happens to the scan for as long as the block lasts, and how it ended."""
+        account: Callable[[ScanSummary], list[str]] = ending_early
+        try:
+            async with open_service_nursery() as nursery:
+                nursery.start_soon(self._follow, pages)
+                yield
+                account = ending
+        except OutputClosed:
+            # Whoever has enough of the keys has enough of the scan.
+            account = _nothing
+            raise
+        finally:
+            self._stop()
+            summary = pages.summary
+            self._tell_restarts(summary)
+            for line in account(summary):
+                self.say(line)
+
+    async def _follow(self, pages: ScanPages[Any]) -> None:
+        while True:
+            await self._show(pages.summary)
+            await trio.sleep(_TICK)
+
+    async def _show(self, summary: ScanSummary) -> None:
+        """Tell what has happened, and how far the scan is."""
+        self._tell_restarts(summary)
+        if self._progress and summary.elapsed >= self._next_line:
+            self._next_line = summary.elapsed + _LINE_EVERY
+            self.say(progressing(summary))
+        await trio.lowlevel.checkpoint()
+
+    def _tell_restarts(self, summary: ScanSummary) -> None:
+        for restart in summary.restarts[self._told :]:
+            self.say(restarting(restart))
+            self._told += 1
+
+    def _stop(self) -> None:
+        """Nothing more is to be shown."""
+
+
+def progressing(summary: ScanSummary) -> str:
+    """How far a scan is."""
+    covered = "" if summary.position is None else f"{summary.position:4.0%}, "
+    where = summary.server.address if summary.server is not None else "waiting for a server"
+    return (
+        f"{covered}{summary.keys_this_epoch:,} keys, {summary.keys_per_second:,.0f} keys/s,"
+        f" epoch {summary.epoch}, {where}"
+    )
+
+
+def restarting(restart: Restart) -> str:
+    """That a scan begins again."""
+    return (
+        f"restart {restart.epoch} after {restart.at:.2f} s: {restart.reason}; scanning again from the beginning,"
+        " so keys may come again"
+    )
+
+
+def ending(summary: ScanSummary) -> list[str]:
+    """The account of a complete scan."""
+    took = f"{summary.elapsed:.2f} s ({summary.keys_per_second:,.0f} keys/s)"
+    lines = [f"complete: {summary.keys_this_epoch:,} keys in {took}; {summary.certificate}"]
+    if summary.restarts:
+        before = summary.keys - summary.keys_this_epoch
+        times = "1 restart" if len(summary.restarts) == 1 else f"{len(summary.restarts)} restarts"
+        lines.append(
+            f"{times}: {before:,} keys had come before the final pass, and those that still exist came again in it"
+        )
+    return lines
+
+
+def ending_early(summary: ScanSummary) -> list[str]:
+    """The account of a scan that ended otherwise."""
+    covered = "" if summary.position is None else f", {summary.position:.0%} of the pass"
+    return [f"incomplete: {summary.keys:,} keys in {summary.elapsed:.2f} s (epoch {summary.epoch}{covered})"]
+
+
+def _nothing(_: ScanSummary) -> list[str]:
+    return []
+
+
+class ReportHandler(logging.Handler):
+    """Log records, as lines of the report: so they do not get into the bar's way."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self._report = report
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        self._report.insist(self.format(record))
