@@ -131,5 +131,5 @@ def full(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: figures to read, nothing that passes or fails. Arguments go to `python -m benchmarks`."""
-    session.install("-e.[demo]", *TESTS)
-    session.run("python", "-m", "benchmarks", *session.posargs)
+    session.install("-e.[demo]", *dependency_groups(PYPROJECT, "bench"))
+    session.run("python", "-m", "benchmarks", *(session.posargs or ("scan",)))

@@ -224,6 +224,8 @@ class Driver:
         # Keys handed out, by epoch, and how often.
         self.handed: dict[int, Counter[bytes]] = {}
         self.pages: list[ScanPage[bytes]] = []
+        # Whom the Sentinels named when the evidence for a certificate was last gathered.
+        self.named_when_asked: Address | None = None
         # Keys that were there since the pass of an epoch began.
         self.present: dict[int, set[bytes]] = {}
 
@@ -363,6 +365,7 @@ class Driver:
         raise AssertionError(step)
 
     def _evidence(self, process: Process, target: steps.Target) -> Evidence | Undecided:
+        self.named_when_asked = self.world.named.address
         return Evidence(
             run_id=process.run_id if process.tells_run_id else None,
             role=self.world.role_of(process),
@@ -384,9 +387,12 @@ class Driver:
     def heed(self) -> bool:
         """What the client knows reaches the plan."""
         changed = self.plan.master_changed(self.world.known, self.now)
-        if changed:
-            self.pending = None
-            self._drop_what_is_of_no_use()
+        if changed and self.pending is not None:
+            (step, outcome), self.pending = self.pending, None
+            if outcome is not None:
+                # The wait had just ended when it was aborted.
+                self.plan.report(step, outcome, self.now)
+        self._drop_what_is_of_no_use()
         return changed
 
     # -- the consumer --
@@ -437,3 +443,42 @@ class Driver:
     @property
     def complete(self) -> bool:
         return self.plan.state is State.COMPLETE
+
+
+# ---- what tests ask ---------------------------------------------------------------------------------------------
+
+
+def kinds(log: list[steps.Step]) -> list[str]:
+    """The steps by name."""
+    return [type(step).__name__ for step in log]
+
+
+def is_complete(driver: Driver) -> None:
+    """The scan ended as complete, every key was handed out in its final pass, and each cursor went home."""
+    assert driver.complete
+    assert driver.plan.error is None
+    assert driver.missed() == set()
+    assert driver.misused() == 0
+    summary = driver.plan.summary(driver.now)
+    assert summary.complete
+    assert summary.certificate is driver.plan.certificate is not None
+    assert summary.position == 1.0
+    assert summary.keys_this_epoch == sum(driver.handed.get(driver.plan.epoch, {}).values())
+    assert summary.keys == sum(sum(handed.values()) for handed in driver.handed.values())
+    assert summary.pages == len(driver.pages)
+    assert [restart.epoch for restart in summary.restarts] == list(range(1, summary.epoch + 1))
+
+
+def failure(driver: Driver) -> Exception:
+    """What the scan ended with, which is not completion."""
+    assert driver.plan.state is State.FAILED
+    assert not driver.plan.summary(driver.now).complete
+    assert driver.plan.error is not None
+    assert driver.plan.certificate is None
+    assert isinstance(driver.plan.next_step(driver.now), steps.Finish)
+    return driver.plan.error
+
+
+def reasons(driver: Driver) -> list[str]:
+    """Why passes became void."""
+    return [restart.reason for restart in driver.plan.summary(driver.now).restarts]

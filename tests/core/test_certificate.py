@@ -89,8 +89,9 @@ def test_a_server_that_is_another_or_in_another_role_refutes_the_pass(
         (SERVER, {}, Role("master")),
         (SERVER, {"role": SYNCED}, SYNCED),
         (SERVER, {"role": Role("")}, Role("")),
+        (SERVER, {}, Role("")),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_what_is_not_told_refutes_nothing(
     basis: Basis, server: ServerIdentity, changes: dict[str, Any], before: Role
@@ -124,12 +125,19 @@ def test_a_replica_that_has_become_a_master_leaves_it_open(basis: Basis) -> None
     ],
 )
 def test_more_than_half_of_the_sentinels_must_agree(votes: Votes, held: bool) -> None:
-    """Half is not enough. A majority for another master moves the view, and that voids the pass; it is not done here."""
+    """Half is not enough. A majority for another master moves the view, and that is what voids the pass."""
     judgement = judge("sentinels", SERVER, MASTER, evidence(votes=votes))
     assert isinstance(judgement, Held if held else Undecided)
     if isinstance(judgement, Undecided):
         for part in (f"{votes.agreeing} of {votes.known}", f"{votes.dissenting} name another", "s2 is silent"):
             assert part in judgement.reason
+
+
+@pytest.mark.parametrize("basis", BASES)
+def test_a_role_that_is_told_at_last_must_be_a_masters_where_only_a_master_will_do(basis: Basis) -> None:
+    """The server may tell in HELLO what it would not tell in ROLE; a single server may be a replica."""
+    judgement = judge(basis, SERVER, Role(""), evidence(role=SYNCED))
+    assert isinstance(judgement, Held if basis == "server" else Refuted)
 
 
 def test_sentinels_that_were_not_asked_decide_nothing() -> None:

@@ -47,13 +47,44 @@ def test_a_command_that_is_for_a_connection_of_its_own_is_refused(name: str) -> 
         (b"CLIENT", b"tracking", b"on"),
         ("CLIENT", "CACHING", "YES"),
         ("CLIENT TRACKING", "ON"),
+        ("CLIENT NO-EVICT", "ON"),
+        ("CLIENT", b"no-touch", "ON"),
+        ("CLIENT", "CAPA", "redirect"),
+        ("SCRIPT DEBUG", "YES"),
+        ("XREAD", "COUNT", 1, "BLOCK", 0, "STREAMS", "key", "$"),
+        (b"XREAD", b"block", b"0", b"streams", b"key", b"$"),
+        ("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "BLOCK", 1000, "STREAMS", "key", ">"),
     ],
     ids=repr,
 )
-def test_subcommands_that_change_the_connection_are_refused(args: tuple[Argument, ...]) -> None:
-    """One caller's CLIENT REPLY OFF would leave all others without an answer."""
-    with pytest.raises(CommandNotShareable, match="a client of its own"):
+def test_words_that_change_the_connection_or_wait_on_it_are_refused(args: tuple[Argument, ...]) -> None:
+    """One caller's CLIENT REPLY OFF, or XREAD BLOCK 0, would leave all others without an answer."""
+    with pytest.raises(CommandNotShareable, match="that all tasks of this client share"):
         read_command(args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("CLIENT", "LIST"),
+        ("CLIENT INFO",),
+        ("SCRIPT", "LOAD", "return 1"),
+        ("XREAD", "COUNT", 1, "STREAMS", "BLOCK", "0"),
+        ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "key", ">"),
+        ("SET", "BLOCK", "REPLY"),
+        ("SCRIPT",),
+        ("XREAD",),
+    ],
+    ids=repr,
+)
+def test_what_does_not_wait_is_shared(args: tuple[Argument, ...]) -> None:
+    """A key may be called BLOCK."""
+    assert read_command(args).name == str(args[0]).split()[0]
+
+
+def test_a_command_shows_no_argument() -> None:
+    """It may get into a log, or a traceback."""
+    assert repr(read_command(("SET", "secret-key", b"secret"))) == "Command(name='SET')"
 
 
 def test_a_refusal_repeats_no_argument() -> None:
@@ -78,29 +109,63 @@ def test_a_command_is_sent_again_if_it_was_never_written_or_only_reads(name: str
 
 
 @pytest.mark.parametrize(
-    "name, reply, proved",
+    "name, reply, follows, proved",
     [
-        ("SET", "LOADING Redis is loading", True),
-        ("SET", "BUSY Redis is busy", True),
-        ("SET", "READONLY You can't write against a read only replica.", True),
-        ("SET", "MASTERDOWN Link with MASTER is down", True),
-        ("SET", "ERR max number of clients reached", True),
-        ("SET", "NOPERM no", False),
-        ("SET", "ERR syntax error", False),
-        ("SET", "WRONGTYPE Operation", False),
-        ("SET", "OOM command not allowed", False),
-        ("SET", "NOAUTH Authentication required.", False),
-        *[(name, "READONLY You can't write", False) for name in sorted(commands._HAS_A_BODY)],
+        *[("SET", "LOADING Redis is loading", follows, True) for follows in (True, False)],
+        *[("SET", "BUSY Redis is busy", follows, True) for follows in (True, False)],
+        *[("SET", "ERR max number of clients reached", follows, True) for follows in (True, False)],
+        *[
+            ("SET", "READONLY You can't write against a read only replica.", follows, follows)
+            for follows in (True, False)
+        ],
+        *[("SET", "MASTERDOWN Link with MASTER is down", follows, follows) for follows in (True, False)],
+        ("SET", "NOPERM no", True, False),
+        ("SET", "ERR syntax error", True, False),
+        ("SET", "WRONGTYPE Operation", True, False),
+        ("SET", "OOM command not allowed", True, False),
+        ("SET", "NOAUTH Authentication required.", True, False),
+        *[(name, "READONLY You can't write", True, False) for name in sorted(commands._HAS_A_BODY)],
     ],
 )
 def test_an_error_proves_that_nothing_ran_unless_it_comes_from_inside_a_body(
-    name: str, reply: str, proved: bool
+    name: str, reply: str, follows: bool, proved: bool
 ) -> None:
-    """Half of a script may have run before one of its commands was refused."""
-    assert never_ran(Command(name, (name,)), parse_error_reply(reply)) is proved
+    """Half of a script may have run before one was refused; and it must be worth another try."""
+    assert never_ran(Command(name, (name,)), parse_error_reply(reply), follows_master=follows) is proved
 
 
 def test_no_command_is_in_two_tables() -> None:
     """What waits on the connection is never sent again by itself."""
     assert not commands.READ_ONLY & commands.NOT_SHAREABLE
     assert all(name == name.upper() for name in commands.READ_ONLY | commands.NOT_SHAREABLE)
+
+
+def test_a_server_that_is_no_master_is_asked_again_only_by_who_looks_up_the_master() -> None:
+    """A client of one server would ask the same replica for a minute."""
+    error = parse_error_reply("READONLY You can't write against a read only replica.")
+    assert not never_ran(Command("SET", ("SET",)), error, follows_master=False)
+    assert never_ran(Command("SET", ("SET",)), parse_error_reply("LOADING wait"), follows_master=False)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("XREAD", "BLOCK", 0, "STREAMS", "s", "$"),
+        ("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, b"block", 10, "STREAMS", "s", ">"),
+        ("SCRIPT", "DEBUG", "YES"),
+    ],
+)
+def test_what_waits_or_sticks_is_refused(args: tuple[Argument, ...]) -> None:
+    """Every other task shares the connection."""
+    with pytest.raises(CommandNotShareable):
+        read_command(args)
+
+
+def test_a_stream_may_be_called_anything() -> None:
+    """What stands behind STREAMS is no option."""
+    assert read_command(("XREAD", "COUNT", 1, "STREAMS", "BLOCK", "0")).name == "XREAD"
+
+
+def test_a_repr_shows_no_arguments() -> None:
+    """They may be keys and values."""
+    assert "secret" not in repr(read_command(("SET", "secret", "secret")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,10 +131,12 @@ def test_credentials_are_a_password_a_pair_or_a_provider() -> None:
     ],
     ids=range(6),
 )
-def test_credentials_that_cannot_be_are_refused_without_showing_them(arguments: tuple[Any, ...], argument: str) -> None:
+def test_credentials_that_cannot_be_are_refused_without_showing_them(
+    arguments: tuple[Any, Any, Any], argument: str
+) -> None:
     """The argument's name carries the prefix of whose credentials they are."""
     for prefix in ("", "sentinel_"):
-        error = refused(lambda prefix=prefix: checked_credentials(*arguments, prefix), prefix + argument)
+        error = refused(partial(checked_credentials, *arguments, prefix), prefix + argument)
         assert SECRET not in str(error) + repr(error)
 
 
@@ -194,7 +197,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
 def test_a_setting_that_cannot_be_is_refused(argument: str, values: list[object]) -> None:
     """Before anything is sent, and not by the first reply that trips over it."""
     for value in values:
-        refused(lambda value=value: settings(**{argument: value}), argument)
+        refused(partial(settings, **{argument: value}), argument)
 
 
 @pytest.mark.parametrize("value, seconds", [(None, math.inf), (math.inf, math.inf), (1, 1.0), (0.5, 0.5)])

@@ -30,7 +30,15 @@ from trio_sentinel_scan._core.wire import Argument
 ADDRESS = Address("10.0.0.1", 6379)
 RUN_ID = "0123456789abcdef" * 2 + "01234567"
 INFO = b"# Server\r\nredis_version:7.0.15\r\nredis_mode:standalone\r\nrun_id:" + RUN_ID.encode() + b"\r\nos:Linux\r\n"
-HELLO = {b"server": b"redis", b"version": b"7.0.15", b"proto": 3, b"id": 7, b"mode": b"standalone", b"role": b"master"}
+HELLO: dict[bytes, Any] = {
+    b"server": b"redis",
+    b"version": b"7.0.15",
+    b"proto": 3,
+    b"id": 7,
+    b"mode": b"standalone",
+    b"role": b"master",
+}
+SENTINEL = {**HELLO, b"mode": b"sentinel"}
 ROLE = [b"master", 3129659, [[b"10.0.0.2", b"6380", b"3129242"]]]
 ERROR = parse_error_reply
 OK = b"OK"
@@ -185,7 +193,7 @@ def test_a_refused_login_is_final(said: dict[str, Any], options: dict[str, Any],
 @pytest.mark.parametrize("reply", ["LOADING Redis is loading the dataset in memory", "BUSY Redis is busy"])
 def test_a_server_that_is_not_ready_is_one_to_come_back_to(command: str, reply: str) -> None:
     """Neither its role nor its process can be told, so nothing may be decided on them."""
-    with pytest.raises(ServerConnectionError, match=f"is not ready: {reply.split()[0]}"):
+    with pytest.raises(ServerConnectionError, match=f"is not ready: {reply.partition(' ')[0]}"):
         greeting({command: ERROR(reply)}, db=1)
 
 
@@ -199,8 +207,8 @@ def test_a_refused_database_is_the_callers_error() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        {"HELLO": {**HELLO, b"mode": b"sentinel"}, "ROLE": [b"sentinel", [b"mymaster"]]},
-        {"HELLO": {**HELLO, b"mode": b"sentinel"}, "ROLE": ERROR("NOPERM no")},
+        {"HELLO": SENTINEL, "ROLE": [b"sentinel", [b"mymaster"]]},
+        {"HELLO": SENTINEL, "ROLE": ERROR("NOPERM no")},
         {"ROLE": [b"sentinel", [b"mymaster"]]},
         {"ROLE": [b"sentinel", []], "SELECT": ERROR("ERR unknown command 'SELECT', with args beginning with: '1' ")},
     ],

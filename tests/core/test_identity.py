@@ -63,9 +63,9 @@ def test_a_process_that_does_not_tell_its_run_id_is_like_no_other() -> None:
 
 
 def test_an_identity_equals_itself_and_nothing_of_another_kind() -> None:
-    """Comparing never raises, and an object is always found in a list that holds it."""
-    unknown = ServerIdentity(None, HERE)
-    assert unknown in [unknown]
+    """Comparing never raises, and an object is always found in what holds it."""
+    unknown, other = ServerIdentity(None, HERE), ServerIdentity(None, HERE)
+    assert [unknown, other].index(other) == 1
     assert ServerIdentity("a", HERE) != ("a", HERE)
 
 

@@ -90,8 +90,9 @@ def test_types_are_the_servers_own_and_those_of_modules(type_: str) -> None:
 def test_a_refusal_names_the_argument(argument: str, values: list[object]) -> None:
     """Older servers answer an unknown type with an empty result, so nothing is left to them."""
     for value in values:
+        changes: dict[str, Any] = {argument: value}
         with pytest.raises(ConfigError) as caught:
-            options(**{argument: value})
+            options(**changes)
         assert caught.value.argument == argument
 
 

@@ -48,7 +48,7 @@ def test_an_error_reply_is_an_outcome() -> None:
     [
         *[None, b"OK", 0, [], {}, {b"0": []}, [b"0"], [b"0", []] * 2, [[], b"0"], [b"0", None], [b"0", b"key"]],
         *[[b"-1", []], [b"x", []], [b"18446744073709551616", []], [b"9" * 9999, []], [None, []], [b"0", NOPERM]],
-        *[[NOPERM, []], [b"0", {b"key": b"value"}], [b"", []]],
+        *[[NOPERM, []], [b"0", {b"key": b"value"}], [b"", []], [b"0", [7]], [b"0", [None]], [b"0", [[b"key"]]]],
     ],
     ids=lambda reply: f"{reply!r:.40}",
 )

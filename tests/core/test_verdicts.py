@@ -29,8 +29,7 @@ REPLIES = [
     ),
     ("NOAUTH Authentication required.", "NOAUTH", Verdict.UNAUTHENTICATED),
     (
-        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user>"
-        " <pass> option can be used to authenticate the client and select the RESP protocol version at the same time",
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH ...",
         "NOAUTH",
         Verdict.UNAUTHENTICATED,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_any_replies_come_out_as_a_plain_encoder_put_them_in(values: list[Any], 
 @pytest.mark.parametrize(
     "data, count",
     [
-        (b"*100\r\n" + b"*0\r\n" * 100, 1),
+        (b"*200\r\n" + b"*0\r\n" * 200, 1),
         (b"*100\r\n" + b"*-1\r\n" * 100, 1),
         (b"*100\r\n" + b"*1\r\n:1\r\n" * 100, 1),
         (b"*2\r\n$1\r\n0\r\n*0\r\n" * 100, 100),
@@ -200,7 +201,7 @@ ABSURD = [
 @pytest.mark.parametrize("data", ABSURD, ids=[repr(data[:24]) for data in ABSURD])
 def test_absurd_lengths_are_refused_before_anything_is_allocated(data: bytes, size: int | None) -> None:
     """In one read or byte by byte: the header that announces it is a protocol error."""
-    with pytest.raises(ProtocolError, match="announces|nests deeper"):
+    with pytest.raises(ProtocolError, match=r"announces|nests deeper"):
         read_all(data, size=size)
 
 
@@ -253,10 +254,8 @@ def test_nesting_that_hides_from_the_opening_is_still_bounded() -> None:
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_at_all_are_replies_or_a_protocol_error(data: bytes, opening: bool) -> None:
     """Nothing that a peer sends raises anything else."""
-    try:
+    with contextlib.suppress(ProtocolError):
         read_all(data, opening=opening)
-    except ProtocolError:
-        pass
 
 
 @settings(max_examples=300)
@@ -265,10 +264,8 @@ def test_a_reply_with_a_wrong_byte_is_a_reply_or_a_protocol_error(value: Any, re
     """A flipped byte makes other lengths and other types: still nothing else is raised."""
     whole = bytearray(encode(value, resp3=resp3))
     whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.sampled_from(b"*$%~>|-+:,(#_=!0129\r\n"))
-    try:
+    with contextlib.suppress(ProtocolError):
         read_all(bytes(whole))
-    except ProtocolError:
-        pass
 
 
 def test_a_protocol_error_says_nothing_of_the_content() -> None:

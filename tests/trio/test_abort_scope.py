@@ -196,6 +196,7 @@ async def test_a_hand_over_is_not_aborted(service: Service, client: SentinelClie
         await trio.sleep(1)
         statistics = pages._channel.statistics()
         assert (statistics.tasks_waiting_send, statistics.current_buffer_used) == (1, prefetch)
+        assert service.master.commands("SCAN") == []
         rest: dict[int, set[bytes]] = {}
         async for page in pages:
             rest.setdefault(page.epoch, set()).update(page)

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 from redis import exceptions as redis_errors
+from redis.credentials import CredentialProvider
 
 from tests.trio.fakes import SERVICE, Error, Network, Reply, Service, User, on_mock_time, settled, sweep, tasks_below
 from trio_sentinel_scan import (
@@ -45,7 +46,7 @@ async def test_commands_are_redis_pys(network: Network) -> None:
         info = await client.info("server")
         assert info["run_id"] == service.master.program.run_id
         assert await client.execute_command("GET", "key:2") == b"value of key:2"
-        assert await client.execute_command("client setname", "me") in (b"OK", True)
+        assert service.master.program.run_id.encode() in await client.execute_command("info server")
         encoder: Any = client.get_encoder()  # redis-py does not annotate its methods
         assert encoder.encode("é") == "é".encode()
         assert client.get_connection_kwargs() == {"decode_responses": False, "protocol": None}
@@ -129,6 +130,7 @@ async def test_a_service_can_be_opened_again(network: Network) -> None:
         await client.set("k", "v")
         assert service.keys() == {*(f"key:{number}".encode() for number in range(10)), b"k"}
     assert tasks_below(trio.lowlevel.current_task()) == []
+    assert client._source.on_change == set()
 
 
 async def test_options_of_a_scan_are_checked_before_anything_is_sent(network: Network) -> None:
@@ -225,6 +227,27 @@ async def test_a_password_that_is_wrong(network: Network) -> None:
     assert trio.current_time() == 0
     async with SentinelClient(service.addresses, SERVICE, password="secret") as client:
         await client.ping()
+
+
+class Failing(CredentialProvider):
+    """One that has no credentials to give."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        raise KeyError("hunter2")
+
+
+@pytest.mark.trio(run=trio.run)  # a provider is asked in a thread, and threads know no other clock
+async def test_a_provider_of_credentials_that_fails(network: Network) -> None:
+    """One error of ours, with its own as the cause; not a group, however many Sentinels it was asked for."""
+    service = Service(network)
+    with pytest.raises(AuthenticationFailed, match="provider raised KeyError") as caught:
+        async with RedisClient(service.master.address, credential_provider=Failing()):
+            pass
+    assert "hunter2" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(NoSentinelReachable, match="provider raised KeyError"):
+        async with SentinelClient(service.addresses, SERVICE, sentinel_credential_provider=Failing()):
+            pass
 
 
 # ---- by URL -----------------------------------------------------------------------------------------------------

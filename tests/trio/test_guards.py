@@ -13,11 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.trio.fakes import COUNT, KEYS, Service, on_mock_time, settled, sweep
+from tests.trio.fakes import COUNT, KEYS, SILENCE, Hold, Service, on_mock_time, settled, sweep
 from trio_sentinel_scan import ScanSummary, SentinelClient
 from trio_sentinel_scan._core.certificate import Evidence, Held
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.summary import Certificate
+from trio_sentinel_scan._trio.scan import Scan
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -105,6 +106,51 @@ async def test_the_epoch_filter(
             assert (page.epoch, page.server.address) == (1, service.master.address)
         else:
             assert (page.epoch, page.server.address) == (0, service.servers[0].address)
+
+
+async def asleep(scan: Scan) -> None:
+    """In place of the listener: one that never gets its turn."""
+    await trio.sleep_forever()
+
+
+async def test_what_is_known_is_known_though_the_listener_sleeps(
+    service: Service, client: SentinelClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of the old master's arrives at a consumer that waits, in the very moment of the change or after it."""
+    monkeypatch.setattr(Scan, "listen", asleep)
+    release = trio.Event()
+    service.master.tap("SCAN", skip=3, instead=Hold(release))
+    epochs: list[int] = []
+    async with client.open_scan(count=COUNT) as pages:
+        for _ in range(3):
+            await pages.receive()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _consume() -> None:
+                epochs.extend([page.epoch async for page in pages])
+
+            await settled()
+            service.fail_over(kill=False)
+            await settled()
+            release.set()
+    assert set(epochs) == {1}
+
+
+async def test_a_receive_looks_for_itself_though_the_listener_sleeps(
+    service: Service, client: SentinelClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old master hangs, and the change is known: the consumer's asking is enough to abort the wait on it."""
+    monkeypatch.setattr(Scan, "listen", asleep)
+    service.master.tap("SCAN", skip=3, instead=SILENCE)
+    async with client.open_scan(count=COUNT) as pages:
+        for _ in range(3):
+            await pages.receive()
+        await settled()
+        service.fail_over(hang=True)
+        await settled()
+        assert {page.epoch async for page in pages} == {1}
+    assert trio.current_time() == 0
 
 
 @with_and_without

@@ -68,6 +68,23 @@ async def test_the_connection_dies_with_a_page_in_hand(
     assert sorted(set(sent), key=sent.index) == sent  # each cursor went to the process once
 
 
+async def test_a_connection_that_died_is_closed_though_the_loop_is_slow(
+    service: Service, client: SentinelClient
+) -> None:
+    """And the next one is not made before it is of use."""
+    async with client.open_scan(count=COUNT, prefetch=0) as pages:
+        await pages.receive()
+        await settled()
+        service.master.drop_clients("pipe")
+        await pages.receive()
+        await trio.sleep(60)
+        assert len(service.master.wires) == 2
+        assert [wire for wire in service.master.wires[1:] if not wire.client_end.closed] == []
+        async for _ in pages:
+            pass
+    assert pages.summary.reconnects == 1
+
+
 @pytest.mark.parametrize("instead", [HANG_UP, Cut(1), Cut(10), Cut(100), SILENCE])
 async def test_a_reply_that_does_not_come_whole_is_asked_for_again(
     service: Service, client: SentinelClient, instead: Any

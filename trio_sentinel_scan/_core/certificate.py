@@ -66,8 +66,10 @@ def judge(basis: Basis, server: ServerIdentity, role_before: Role, evidence: Evi
     # On one and the same connection the process is the same, whether or not it tells its run_id.
     if evidence.run_id is not None and server.run_id is not None and evidence.run_id != server.run_id:
         return Refuted("another process answers at the address")
-    if evidence.role.kind != role_before.kind:
-        return Refuted(f"the server's role is {evidence.role.kind or 'not known'}, it was {role_before.kind}")
+    # A role that was not told then was a master's, where nothing else will do.
+    before = role_before.kind or ("" if basis == "server" else "master")
+    if before and evidence.role.kind not in {before, role_before.kind}:
+        return Refuted(f"the server's role is {evidence.role.kind or 'not known'}, it was {before}")
     if evidence.role.kind == "slave" and not evidence.role.is_synced_replica:
         return Refuted(f"the replica's link to its master is {evidence.role.link!r}, not 'connected'")
     # What follows is not mended by another pass over the same server, and until the view moves (which voids this one)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from .errors import CommandNotShareable
@@ -38,7 +39,14 @@ NOT_SHAREABLE: Final = frozenset(
     SUNSUBSCRIBE SYNC UNSUBSCRIBE UNWATCH WAIT WAITAOF WATCH
     """.split()  # noqa: SIM905 (as a list it would be 33 lines)
 )
-_NOT_SHAREABLE_PAIRS: Final = frozenset({("CLIENT", "REPLY"), ("CLIENT", "TRACKING"), ("CLIENT", "CACHING")})
+_NOT_SHAREABLE_PAIRS: Final = frozenset(
+    [("CLIENT", word) for word in ("CACHING", "CAPA", "NO-EVICT", "NO-TOUCH", "REPLY", "TRACKING")]
+    + [("SCRIPT", "DEBUG")]
+)
+# Commands that wait only if they are told to.
+_MAY_BLOCK: Final = frozenset({"XREAD", "XREADGROUP"})
+# Commands whose first words decide.
+_HAS_WORDS: Final = frozenset({"CLIENT", "SCRIPT"}) | _MAY_BLOCK
 
 # What a script, function or transaction answers may come from inside of it, after part of it has run.
 _HAS_A_BODY: Final = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO", "EXEC"})
@@ -49,7 +57,7 @@ class Command:
     """A command, ready to be sent. Its arguments never get into a message: they may be keys and values."""
 
     name: str
-    args: tuple[Argument, ...]
+    args: tuple[Argument, ...] = field(repr=False)
 
     @property
     def only_reads(self) -> bool:
@@ -64,21 +72,27 @@ def read_command(args: tuple[Argument, ...]) -> Command:
     """
     words = as_text(args[0]).split() or [""]
     name = words[0].upper()
-    subcommand = words[1] if len(words) > 1 else as_text(args[1]) if name == "CLIENT" and len(args) > 1 else ""
-    if name in NOT_SHAREABLE or (name, subcommand.upper()) in _NOT_SHAREABLE_PAIRS:
-        msg = (
-            f"{name} changes, or waits on, the connection that all tasks of this client share;"
-            " use a client of its own for it"
+    following = [*words[1:], *(as_text(word) for word in args[1:9])] if name in _HAS_WORDS else []
+    subcommand = following[0] if following else ""
+    # Behind STREAMS there are keys, which may be called anything.
+    blocks = name in _MAY_BLOCK and "BLOCK" in takewhile(lambda word: word != "STREAMS", map(str.upper, following))
+    if name in NOT_SHAREABLE or (name, subcommand.upper()) in _NOT_SHAREABLE_PAIRS or blocks:
+        raise CommandNotShareable(
+            f"{name} changes, or waits on, the connection that all tasks of this client share; this client has no"
+            " other connection for it yet"
         )
-        raise CommandNotShareable(msg)
     return Command(name, (*words, *args[1:]))
 
 
-def never_ran(command: Command, error: RedisError) -> bool:
-    """Whether an error reply proves that the server did not run the command, and that another try may succeed."""
+def never_ran(command: Command, error: RedisError, *, follows_master: bool) -> bool:
+    """Whether an error reply proves that the server did not run the command, and that another try may succeed.
+
+    That the server is no master is worth another try only to one who looks up the master each time.
+    """
     if command.name in _HAS_A_BODY:
         return False
-    return verdict_of(error) in (Verdict.WAIT, Verdict.LOOK_AGAIN, Verdict.RECONNECT)
+    verdict = verdict_of(error)
+    return verdict in (Verdict.WAIT, Verdict.RECONNECT) or (verdict is Verdict.LOOK_AGAIN and follows_master)
 
 
 def may_send_again(command: Command, *, written: bool) -> bool:

@@ -89,7 +89,10 @@ class ServerUnavailable(ServerConnectionError):
 
 
 class ResponseTimeout(SentinelScanError, redis_errors.TimeoutError):
-    """A server did not answer within `response_timeout`. The connection was closed: its next reply means nothing."""
+    """A server did not answer within `response_timeout`. The connection was closed: its next reply means nothing.
+
+    Commands and scans go on from it by themselves; it is the `__cause__` or the reason given when they cannot.
+    """
 
 
 class ProtocolError(SentinelScanError, redis_errors.InvalidResponse):

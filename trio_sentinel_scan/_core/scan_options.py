@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from .cursor import parse_cursor
@@ -27,7 +27,7 @@ _MODULE_TYPE_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmno
 class ScanOptions:
     """The checked arguments of one scan."""
 
-    match: bytes | None
+    match: bytes | None = field(repr=False)
     count: int
     type_: str | None
     cursor: int

@@ -215,10 +215,15 @@ class ScanPlan:
         """Whether the consumer has taken every page that this pass has brought."""
         return self._waiting == 0 and self._in_hand is None
 
+    def closed(self, now: float) -> None:
+        """The scan's block was left: the account ends here, whatever it had come to."""
+        if self._ended is None:
+            self._ended = now
+
     def crashed(self, error: Exception, now: float) -> None:
         """Something that cannot happen has happened in the driver; the scan ends with it."""
         if self.state not in FINAL:
-            failure = ScanError(f"internal error of trio_sentinel_scan ({type(error).__name__})")
+            failure = ScanError(f"internal error of trio_sentinel_scan ({type(error).__name__})", self.summary(now))
             failure.__cause__ = error
             self._fail(failure, now)
 
@@ -365,7 +370,8 @@ class ScanPlan:
     def _lost(self, problem: str, final: Exception | None, now: float) -> None:
         self.connected = False
         self._asked = False
-        self._problem = problem
+        # An attempt that our own deadline cut short says less than what went wrong before it.
+        self._problem = self._problem if self._failures and self._is_overdue(now) else problem
         if final is not None:
             self._fail(final, now)
             return
@@ -479,9 +485,10 @@ class ScanPlan:
     def _give_up_waiting(self, now: float) -> None:
         seconds = f"{self._failover_timeout:g} s (failover_timeout)"
         if self._undecided_since is not None:
+            hint = '; certify="role" would accept the server\'s own word' if self.options.basis == "sentinels" else ""
             error: Exception = ScanNotCertified(
-                f"{self._server} was swept to its end, but its being the master could not be certified within"
-                f' {seconds}: {self._problem}; certify="role" would accept the server\'s own word',
+                f"{self._server} was swept to its end, but that could not be certified within {seconds}:"
+                f" {self._problem}{hint}",
                 self.summary(now),
             )
         else:

@@ -6,7 +6,7 @@ of masters is known for what it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .certificate import Evidence, Undecided
@@ -81,7 +81,7 @@ class Ask:
     """Send this command, without waiting for its reply. -> Asked, Lost"""
 
     generation: int
-    command: tuple[Argument, ...]
+    command: tuple[Argument, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,8 @@ class Replied:
     """A whole reply to SCAN."""
 
     cursor: int
-    keys: Sequence[Any]
+    # Not to be shown.
+    keys: Sequence[Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

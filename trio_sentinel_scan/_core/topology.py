@@ -3,8 +3,12 @@
 A Sentinel's word is a pair: the master's address and the config epoch under which it was elected. Of two pairs the
 one with the higher epoch is the newer, whoever says it, so a change is followed on a single Sentinel's word. An epoch
 that is *not* higher never changes the view by itself: a Sentinel that was cut off would say just that. Only a
-majority does, after `SENTINEL REMOVE` and `MONITOR` have made epochs start again at 0, and only when no live Sentinel
-still holds to the view, it has stayed so for a while, and the server named says itself that it is a master.
+majority does, after `SENTINEL REMOVE` and `MONITOR` have made epochs start again at 0, and only when it has stayed so
+for a while, the server named says itself that it is a master, and either no live Sentinel still holds to the view or
+the view's own server says that it is none.
+
+Only the service's own Sentinels count: those that were there when the first view was found, and those that one of them
+lists. Another deployment's, which may have got one of their addresses, moves nothing and has no vote.
 
 Pure: answers, failures and the time come in, changes and questions come out.
 """
@@ -112,10 +116,15 @@ class Topology:
         # How often the view has moved to another (address, epoch); grows by one each time.
         self.version = 0
         self._first_answer_at: float | None = None
-        # Since when a majority has named this older pair without a live Sentinel contradicting it.
+        # Since when a majority has named this older pair.
         self._regression: tuple[MasterView, float] | None = None
+        # When a Sentinel last held to the view, and whether that was long ago when a role was last asked for.
+        self._loyal_at = float("-inf")
+        self._unopposed = False
         # Epochs started again: until a majority stands behind a new epoch, a Sentinel's *first* word proves nothing.
         self._after_reset = False
+        # The ids of the service's own Sentinels. None until the first view was found: until then everybody counts.
+        self._roster: set[str] | None = None
 
     # ---- what comes in ------------------------------------------------------------------------------------------
 
@@ -142,7 +151,10 @@ class Topology:
         before = record.said
         record.live = record.tried = True
         record.asked_at = record.heard_at = now if asked_at is None else asked_at
-        self._learn(record, answer.peers, effect)
+        record.peers = frozenset(peer.sentinel_id for peer in answer.peers)
+        self._enrol()
+        if self._counts(record):
+            self._learn(answer.peers, effect)
         if answer.master is None:
             record.said = None
             record.status = f"does not know the service {self.service!r}"
@@ -151,7 +163,10 @@ class Topology:
             record.status = f"names {answer.master.address} (config epoch {answer.master.config_epoch})"
             if self._first_answer_at is None:
                 self._first_answer_at = now
-        self._weigh(record, before, now, effect)
+        if self._counts(record):
+            self._weigh(record, before, now, effect)
+        else:
+            record.status += ", but no Sentinel of this service lists it"
         return effect
 
     def failed(self, sentinel: Address, problem: str, now: float) -> Effect:
@@ -175,12 +190,13 @@ class Topology:
             self._choose_first(now, effect)
         return effect
 
-    def role_confirmed(self, candidate: MasterView, *, is_master: bool) -> Effect:
-        """The server asked for by `Effect.confirm` told its role."""
+    def role_confirmed(self, candidate: MasterView, *, is_master: bool, view_is_master: bool = True) -> Effect:
+        """The server asked for by `Effect.confirm` told its role, and so did the view's own."""
         effect = Effect()
-        still_wanted = self._regression is not None and self._regression[0] == candidate
-        if is_master and still_wanted and self._may_regress_to(candidate):
-            self._adopt(candidate, effect, reset=True)
+        since = self._regression if self._regression is not None and self._regression[0] == candidate else None
+        contradicted = view_is_master and not (self._unopposed and not self._has_loyal())
+        if since is not None and is_master and not contradicted and self._has_majority(candidate):
+            self._adopt(candidate, since[1], effect, reset=True)
         else:
             self._regression = None
         return effect
@@ -200,9 +216,11 @@ class Topology:
         of one that is counted already, or long gone.
         """
         by_id: dict[str, SentinelRecord | str] = {}
-        nameless: list[SentinelRecord | str] = []
+        nameless: list[SentinelRecord] = []
         listed: set[str] = set()
         for record in self.records.values():
+            if not self._counts(record):
+                continue
             if record.sentinel_id is not None:
                 by_id[record.sentinel_id] = record
             elif record.live:
@@ -211,9 +229,19 @@ class Topology:
                 listed |= record.peers
         for sentinel_id in listed:
             by_id.setdefault(sentinel_id, sentinel_id)
+        members: list[SentinelRecord | str] = []
+        for record in nameless:
+            # It is among those that its peers list, under an id that it does not list itself.
+            its_own = [i for i in by_id if i not in record.peers]
+            unmet = next((i for i in its_own if isinstance(at := by_id[i], str) or not at.live), None)
+            if unmet is not None:
+                by_id[unmet] = record
+            elif not its_own:
+                members.append(record)
+        members += by_id.values()
         if not listed:
-            nameless.extend(r for r in self.records.values() if r.sentinel_id is None and not r.live)
-        return [*by_id.values(), *nameless]
+            members += [r for r in self.records.values() if r.sentinel_id is None and not r.live]
+        return members
 
     def votes(self, view: MasterView, *, since: float = float("-inf")) -> Votes:
         """How the Sentinels stand to `view`, counting only answers to what was asked since then."""
@@ -261,38 +289,46 @@ class Topology:
         if view is None:
             self._choose_first(now, effect)
             return
+        if said == view:
+            self._loyal_at = now
         if said is None or said == view:
             self._settle_regression()
             return
         if said.config_epoch > view.config_epoch:
             news = not self._after_reset or (before is not None and before != said) or self._has_majority(said)
             if news:
-                self._adopt(said, effect)
+                self._adopt(said, now, effect)
             return
         # An epoch that is not higher: the word of a laggard, or epochs have started again.
-        if not self._may_regress_to(said):
+        if not self._has_majority(said):
             self._settle_regression()
         elif said.address == view.address:
-            self._adopt(said, effect, reset=True)
+            if not self._has_loyal():
+                self._adopt(said, now, effect, reset=True)
         elif self._regression is None or self._regression[0] != said:
             self._regression = (said, now)
         elif now - self._regression[1] >= REGRESSION_HOLD:
+            self._unopposed = now - self._loyal_at >= REGRESSION_HOLD
             effect.confirm = said
 
     def _choose_first(self, now: float, effect: Effect) -> None:
-        named = [record.said for record in self.records.values() if record.live and record.said is not None]
+        # The word of one that has failed since counts, too: an older one that comes later is no better for that.
+        speakers = self._largest_circle([record for record in self.records.values() if record.said is not None])
+        named = [record.said for record in speakers if record.said is not None]
         if not named:
             return
         # The newest epoch, and of equals what more Sentinels say.
         best = max(named, key=lambda view: (view.config_epoch, named.count(view)))
         waited = self._first_answer_at is not None and now - self._first_answer_at >= FIRST_CHOICE_GRACE
         if self._has_majority(best) or self.everyone_tried or waited:
-            self._adopt(best, effect)
+            self._roster = _ids_of(speakers)
+            self._adopt(best, now, effect)
 
-    def _adopt(self, view: MasterView, effect: Effect, *, reset: bool = False) -> None:
+    def _adopt(self, view: MasterView, now: float, effect: Effect, *, reset: bool = False) -> None:
         moved = self.view is None or self.view.address != view.address
         higher = self.view is not None and view.config_epoch > self.view.config_epoch
         self.view = view
+        self._loyal_at = now
         self._regression = None
         self._after_reset = reset or (self._after_reset and not self._has_majority(view))
         if reset:
@@ -309,21 +345,54 @@ class Topology:
         saying = sum(1 for m in electorate if not isinstance(m, str) and m.live and m.said == view)
         return 2 * saying > len(electorate)
 
-    def _may_regress_to(self, said: MasterView) -> bool:
-        loyal = any(record.live and record.said == self.view for record in self.records.values())
-        return not loyal and self._has_majority(said)
+    def _has_loyal(self) -> bool:
+        return any(r.live and r.said == self.view and self._counts(r) for r in self.records.values())
 
     def _settle_regression(self) -> None:
-        if self._regression is not None and not self._may_regress_to(self._regression[0]):
+        if self._regression is not None and not self._has_majority(self._regression[0]):
             self._regression = None
 
     # ---- who the Sentinels are ----------------------------------------------------------------------------------
 
-    def _learn(self, record: SentinelRecord, peers: Iterable[Peer], effect: Effect) -> None:
+    def _counts(self, record: SentinelRecord) -> bool:
+        return self._roster is None or record.sentinel_id is None or record.sentinel_id in self._roster
+
+    def _enrol(self) -> None:
+        """The Sentinels of the service list each other: whom one of them lists is one of them."""
+        if self._roster is None:
+            return
+        live = [record for record in self.records.values() if record.live and record.sentinel_id is not None]
+        members = [record for record in live if record.sentinel_id in self._roster]
+        if members:
+            self._roster |= _ids_of(members)
+            return
+        # None of them is left. They may all have come back with new ids (their configuration was not kept).
+        circle = self._largest_circle(live)
+        configured = sum(1 for record in self.records.values() if record.configured)
+        if 2 * sum(1 for record in circle if record.configured) > configured:
+            self._roster = _ids_of(circle)
+
+    @staticmethod
+    def _largest_circle(records: list[SentinelRecord]) -> list[SentinelRecord]:
+        """The most of these records that belong together: who lists whom, or does not tell its id."""
+
+        def circle(of: SentinelRecord) -> list[SentinelRecord]:
+            return [
+                other
+                for other in records
+                if other is of
+                or other.sentinel_id is None
+                or of.sentinel_id is None
+                or other.sentinel_id in of.peers
+                or of.sentinel_id in other.peers
+            ]
+
+        circles = [circle(record) for record in records]
+        return max(circles, key=len) if circles else []
+
+    def _learn(self, peers: Iterable[Peer], effect: Effect) -> None:
         known_ids = {other.sentinel_id for other in self.records.values()}
-        ids: list[str] = []
         for peer in peers:
-            ids.append(peer.sentinel_id)
             there = self.records.get(peer.address)
             if there is not None:
                 if there.sentinel_id is None:
@@ -333,16 +402,28 @@ class Topology:
                     peer.address, configured=False, sentinel_id=peer.sentinel_id
                 )
                 effect.new_sentinels.append(peer.address)
-        record.peers = frozenset(ids)
 
     def _forget_if_gone(self, record: SentinelRecord, effect: Effect) -> None:
-        """A learned Sentinel that fails and that no live one lists any more has been taken away."""
+        """A learned Sentinel that fails, and that most of all Sentinels list no more, has been taken away.
+
+        Most of all, and not of those in reach: a minority that was reset must not become all that there is.
+        """
         if record.configured or record.sentinel_id is None:
             return
-        live = [other for other in self.records.values() if other.live]
-        if live and not any(record.sentinel_id in other.peers for other in live):
+        electorate = self.electorate()
+        without = [m for m in electorate if not isinstance(m, str) and m.live and record.sentinel_id not in m.peers]
+        if 2 * len(without) > len(electorate):
             del self.records[record.address]
             effect.redundant.append(record.address)
+
+
+def _ids_of(records: Iterable[SentinelRecord]) -> set[str]:
+    ids: set[str] = set()
+    for record in records:
+        ids |= record.peers
+        if record.sentinel_id is not None:
+            ids.add(record.sentinel_id)
+    return ids
 
 
 # ---- reading what a Sentinel sends -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from .config import DATA_PORT, SENTINEL_PORT, parse_host_port
 from .errors import ConfigError
@@ -105,16 +105,16 @@ def parse_url(url: object) -> ParsedURL:
     if not service:
         raise ConfigError("url", "the service is missing: redis+sentinel://host:port,host:port/service")
     _read_db(db, options)
-    options["sentinel_ssl"] = options.pop("sentinel_tls", tls)
+    # A scheme without TLS says nothing of the Sentinels: the caller may have.
+    if tls or "sentinel_tls" in options:
+        options["sentinel_ssl"] = options.pop("sentinel_tls", tls)
     addresses = tuple(dict.fromkeys(_member(member, SENTINEL_PORT) for member in members.split(",")))
     return ParsedURL("sentinel", addresses, unquote(service), options)
 
 
 def _login(userinfo: str) -> dict[str, Any]:
-    username, colon, password = userinfo.partition(":")
-    if not colon:
-        # "redis://secret@host": an old custom, and a user without a password is of no use.
-        username, password = "", username
+    # As in redis-py: "redis://alice@host" has a user and no password, "redis://:secret@host" a password alone.
+    username, _, password = userinfo.partition(":")
     found: dict[str, Any] = {"password": unquote(password)} if password else {}
     if username:
         found["username"] = unquote(username)
@@ -146,10 +146,11 @@ def _read_options(query: str, kind: str, options: dict[str, Any]) -> None:
     readers: dict[str, Any] = dict(_OPTIONS)
     if kind == "sentinel":
         readers.update(_SENTINEL_OPTIONS)
-    pairs = _attempt(lambda text: parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text)), query)
-    if pairs is None:
-        raise ConfigError("url", "the options must be ?name=value&name=value")
-    for name, text in pairs:
+    # Not parse_qsl: it would make a space of each + in a password.
+    for pair in query.split("&") if query else ():
+        name, equals, text = map(unquote, pair.partition("="))
+        if not equals:
+            raise ConfigError("url", "the options must be ?name=value&name=value")
         reader = readers.get(name)
         if reader is None:
             # With an @ behind it, the ? may be one in a password: then this is no option's name.

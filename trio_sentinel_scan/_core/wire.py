@@ -39,6 +39,9 @@ MAX_ELEMENTS: Final = 1 << 27
 MAX_DEPTH: Final = 64
 # How many headers of an opening reply are looked at: enough for any chain that is not itself too deep.
 _MAX_HEADERS: Final = 2 * MAX_DEPTH
+# And after how many strings and numbers it is enough: lists open at once, or behind a cursor, as in SCAN's reply. To go
+# through all of its keys would cost more than hiredis does.
+_MAX_SCALARS: Final = 3
 # How many bytes of a reply are looked at, over as many reads as they take to come.
 _OPENING: Final = 1024
 _AGGREGATES: Final = frozenset(b"*%~>|")
@@ -65,6 +68,7 @@ def check_opening(data: bytes) -> None:
     at = 0
     # How many elements are still to come of each aggregate that is open, the outermost first.
     to_come: list[int] = []
+    scalars = 0
     for _ in range(_MAX_HEADERS):
         end = data.find(b"\r\n", at, at + 32)
         if end < 0:
@@ -83,6 +87,9 @@ def check_opening(data: bytes) -> None:
             if size > MAX_BULK:
                 raise ProtocolError(f"a reply announces a string of {size} bytes")
             at += size + 2
+        scalars += kind not in _AGGREGATES
+        if scalars == _MAX_SCALARS:
+            return
         # An element is whole, and with it each aggregate whose last one it was.
         while to_come and to_come[-1] == 1:
             to_come.pop()

@@ -15,9 +15,11 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.commands.core import AsyncCoreCommands
 from redis.event import EventDispatcher, EventDispatcherInterface
 from redis.exceptions import ResponseError
+from redis.typing import KeyT, PatternT
 
 from .._core import config
 from .._core.commands import read_command
+from .._core.cursor_home import CursorHome
 from .._core.errors import (
     ClientClosed,
     ConfigError,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["RedisClient", "SentinelClient", "connect"]
 
 _RAISE: Final = object()
+# An option of `execute_command` that redis-py does not have: whose cursors these are.
+_HOME: Final = "_cursor_home"
 
 DEFAULT_RESPONSE_TIMEOUT: Final = 5.0
 # Sentinel's own default takes half a minute to call a master down, and then elects another one.
@@ -71,8 +75,9 @@ class _Client(AsyncCoreCommands):
         make_encoder = cast("Callable[[str, str, bool], Encoder]", Encoder)
         self._encoder = make_encoder(settings.encoding, settings.encoding_errors, settings.decode_responses)
         self._encode: Callable[[Any], bytes] = cast("Any", self._encoder).encode
-        callbacks = get_response_callbacks(settings.protocol, legacy_responses=True)
-        self._callbacks: dict[str, Callable[..., Any]] = {name.upper(): call for name, call in callbacks.items()}
+        self._callbacks = _callbacks(settings.protocol)
+        # For a server that turns out to have no RESP3.
+        self._resp2_callbacks = _callbacks(2)
 
     async def __aenter__(self) -> Self:
         """Connect. Raises what stands in the way, at once or within seconds."""
@@ -134,7 +139,8 @@ class _Client(AsyncCoreCommands):
         - `match`: a glob-style pattern, as for SCAN's MATCH. `type_`: one of the server's types, as for TYPE.
         - `count`: how many keys the server should look at for each SCAN, as for COUNT; None lets us choose.
         - `cursor`: where the first pass begins. A cursor means something only to the process that issued it, and
-          here nothing tells whether this is the one; a restart begins at 0 all the same.
+          here nothing tells whether this is the one; a restart begins at 0 all the same. Without a restart,
+          complete means complete from there on.
         - `on_failover`: "restart" begins again at cursor 0 when the pass becomes void (each page's `epoch` shows it);
           "raise" raises `ScanInterrupted` instead.
         - `max_restarts`: how many times it may begin again; then `ScanRestartsExhausted`.
@@ -170,22 +176,81 @@ class _Client(AsyncCoreCommands):
         command = read_command(args)
         command = replace(command, args=tuple(map(self._encode, command.args)))
         never_decode = options.pop(NEVER_DECODE, None) is not None
+        home: CursorHome | None = options.pop(_HOME, None)
         options.pop("keys", None)
         instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
         try:
-            reply = await self._shared.execute(command, decode=not never_decode)
+            reply, protocol = await self._shared.execute(command, decode=not never_decode, home=home)
         except ResponseError:
             if instead_of_error is _RAISE:
                 raise
             reply = instead_of_error
         else:
-            callback = self._callbacks.get(args[0].upper()) if isinstance(args[0], str) else None
+            callbacks = self._callbacks if protocol == 3 or self._settings.protocol == 2 else self._resp2_callbacks
+            callback = callbacks.get(args[0].upper()) if isinstance(args[0], str) else None
             if callback is not None:
                 reply = callback(reply, **options)
                 if inspect.isawaitable(reply):
                     reply = await reply
         await trio.lowlevel.checkpoint_if_cancelled()
         return reply
+
+    # redis-py's iterators, with its signatures. They hold no nursery and no scope, so a generator does no harm here.
+
+    async def scan_iter(  # type: ignore[override]  # noqa: ASYNC900
+        self, match: PatternT | None = None, count: int | None = None, _type: str | None = None, **options: Any
+    ) -> AsyncGenerator[Any]:
+        """redis-py's `scan_iter`. It raises `ScanInterrupted` when its cursor would go to another server process.
+
+        `open_scan` begins again by itself instead, and it is faster.
+        """
+        words = _words(MATCH=match, COUNT=count, TYPE=_type)
+        async for key in self._iterate(("SCAN",), words, options):
+            yield key
+
+    async def sscan_iter(  # type: ignore[override]  # noqa: ASYNC900
+        self, name: KeyT, match: PatternT | None = None, count: int | None = None
+    ) -> AsyncGenerator[Any]:
+        """redis-py's `sscan_iter`; it raises as `scan_iter` does."""
+        async for member in self._iterate(("SSCAN", name), _words(MATCH=match, COUNT=count), {}):
+            yield member
+
+    async def zscan_iter(  # type: ignore[override]  # noqa: ASYNC900
+        self,
+        name: KeyT,
+        match: PatternT | None = None,
+        count: int | None = None,
+        score_cast_func: Any = float,
+    ) -> AsyncGenerator[Any]:
+        """redis-py's `zscan_iter`; it raises as `scan_iter` does."""
+        options = {"score_cast_func": score_cast_func}
+        async for pair in self._iterate(("ZSCAN", name), _words(MATCH=match, COUNT=count), options):
+            yield pair
+
+    async def hscan_iter(  # type: ignore[override]  # noqa: ASYNC900
+        self,
+        name: KeyT,
+        match: PatternT | None = None,
+        count: int | None = None,
+        no_values: bool | None = None,  # noqa: FBT001 (redis-py's)
+    ) -> AsyncGenerator[Any]:
+        """redis-py's `hscan_iter`; it raises as `scan_iter` does."""
+        words = (*_words(MATCH=match, COUNT=count), *(("NOVALUES",) if no_values else ()))
+        async for item in self._iterate(("HSCAN", name), words, {"no_values": no_values}):
+            yield item
+
+    async def _iterate(  # noqa: ASYNC900
+        self, begin: tuple[Any, ...], words: tuple[Any, ...], options: dict[str, Any]
+    ) -> AsyncGenerator[Any]:
+        cursor, home = 0, CursorHome()
+        while True:
+            found: Any
+            cursor, found = await self.execute_command(*begin, cursor, *words, **options, **{_HOME: home})
+            for item in found.items() if hasattr(found, "items") else found:
+                yield item  # noqa: ASYNC911 (of one reply)
+            await trio.lowlevel.checkpoint()
+            if cursor == 0:
+                return
 
     def get_encoder(self) -> Encoder:
         """How arguments become bytes, and replies text; redis-py's scripts ask for it."""
@@ -199,6 +264,14 @@ class _Client(AsyncCoreCommands):
         if self._run is None:
             msg = f"{type(self).__name__} is not open: use it inside its async with block"
             raise ClientClosed(msg)
+
+
+def _words(**given: Any) -> tuple[Any, ...]:
+    return tuple(word for name, value in given.items() if value is not None for word in (name, value))
+
+
+def _callbacks(protocol: int | None) -> dict[str, Callable[..., Any]]:
+    return {name.upper(): call for name, call in get_response_callbacks(protocol, legacy_responses=True).items()}
 
 
 class RedisClient(_Client):
@@ -325,9 +398,8 @@ class SentinelClient(_Client):
     async def _start(self, nursery: trio.Nursery) -> None:
         """Find the master and connect to it; say why if it cannot be done."""
         self._monitor.start(nursery)
-        give_up_at = trio.current_time() + min(FIRST_PATIENCE, self._settings.failover_timeout)
-        # A master that hangs would use up all of the time, and its Sentinels would not be heard.
         target = await self._monitor.first_target()
+        give_up_at = trio.current_time() + min(FIRST_PATIENCE, self._settings.failover_timeout)
         problem: Exception = ServerConnectionError(f"{target.address} did not take a connection")
         while trio.current_time() < give_up_at:
             try:
@@ -367,7 +439,9 @@ def connect(url: str, **options: Any) -> RedisClient | SentinelClient:
     arguments: dict[str, Any] = {**options, **parsed.options}
     for name in ("ssl", "sentinel_ssl"):
         # A scheme with TLS says only that there is to be some: a context of the caller's says how.
-        if arguments.get(name) is True and options.get(name) is not None:
+        if parsed.options.get(name) is True and options.get(name) is not None:
+            if options[name] is False:
+                raise ConfigError(name, "is False, and the URL's scheme asks for TLS")
             arguments[name] = options[name]
     try:
         if parsed.service is None:

@@ -45,6 +45,11 @@ class Connection:
         """Whether another round trip may begin here."""
         return not self._spent and self._owed == 0
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come that nobody asked for: on a connection at rest that would be its end."""
+        return self._stream.is_quiet
+
     async def send(self, *commands: tuple[Argument, ...]) -> None:
         """Send commands together, to be answered in order by `receive`.
 
@@ -153,8 +158,7 @@ async def open_connection(
 
     Raises ServerConnectionError, ResponseTimeout, ProtocolError, AuthenticationFailed, RoleMismatch, ConfigError.
     """
-    login = await _login(endpoint.credentials)
-    connection = await _open(address, dial or address, endpoint.ssl, response_timeout)
+    connection, login = await _open(address, dial or address, endpoint, response_timeout)
     try:
         handshake = Handshake(
             address,
@@ -192,8 +196,7 @@ async def open_sentinel_connection(
     address: Address, endpoint: Endpoint, *, dial: Address, response_timeout: float
 ) -> Connection:
     """Connect to a Sentinel and log in. Raises as `open_connection` does."""
-    login = await _login(endpoint.credentials)
-    connection = await _open(address, dial, endpoint.ssl, response_timeout)
+    connection, login = await _open(address, dial, endpoint, response_timeout)
     try:
         if login:
             (reply,) = await connection.request(("AUTH", *login))
@@ -214,18 +217,26 @@ def _check_login(reply: Reply) -> None:
         raise AuthenticationFailed(f"refused the username or password: {reply}")
 
 
-async def _open(address: Address, dial: Address, ssl: object | None, response_timeout: float) -> Connection:
+async def _open(
+    address: Address, dial: Address, endpoint: Endpoint, response_timeout: float
+) -> tuple[Connection, tuple[str, ...]]:
     with trio.move_on_after(response_timeout):
-        stream = await open_stream(dial, announced=address, ssl=cast("ssl_module.SSLContext | None", ssl))
-        return Connection(stream, address, Decoder(), response_timeout)
+        login = await _login(endpoint.credentials)
+        stream = await open_stream(dial, announced=address, ssl=cast("ssl_module.SSLContext | None", endpoint.ssl))
+        return Connection(stream, address, Decoder(), response_timeout), login
     msg = f"{address} took no connection within {response_timeout:g} s (response_timeout)"
     raise ResponseTimeout(msg)
 
 
 async def _login(credentials: Credentials) -> tuple[str, ...]:
     if credentials.provider is not None:
-        # A provider may ask a file or a service: not on the event loop's time.
-        return tuple(await trio.to_thread.run_sync(credentials.provider.get_credentials))
+        try:
+            # A provider may ask a file or a service: not on the event loop's time.
+            get = credentials.provider.get_credentials
+            return tuple(await trio.to_thread.run_sync(get, abandon_on_cancel=True))
+        except Exception as error:
+            # Its words are its own, and may be secret.
+            raise AuthenticationFailed(f"the credential provider raised {type(error).__name__}") from error
     await trio.lowlevel.checkpoint()
     if credentials.password is None:
         return ()

@@ -156,6 +156,8 @@ class Scan:
             except (SentinelScanError, UnicodeDecodeError) as error:
                 outcome = self._failure(error)
         self._abort = None
+        # What has become known while this was under way comes first: a certificate is not held against it.
+        self.notice_change()
         if outcome is not None:
             self.plan.report(step, outcome, trio.current_time())
 
@@ -213,7 +215,7 @@ class Scan:
 
     async def _gather_evidence(self, step: steps.Certify) -> Evidence | Undecided:
         connection = self._held
-        standing = read_standing(await connection.request(*STANDING), step.role_before)
+        standing = read_standing(await connection.request(*STANDING, decode=False), step.role_before)
         if isinstance(standing, str):
             return Undecided(standing)
         run_id, role = standing
@@ -305,5 +307,8 @@ async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[
     async with open_service_nursery() as nursery:
         nursery.start_soon(scan.listen)
         nursery.start_soon(scan.produce, send_channel)
-        with receive_channel:
-            yield pages
+        try:
+            with receive_channel:
+                yield pages
+        finally:
+            scan.plan.closed(trio.current_time())

@@ -13,7 +13,7 @@ import trio
 
 from .._core import topology as core
 from .._core.config import AddressMap, Endpoint, mapped_address
-from .._core.errors import SentinelScanError, ServerConnectionError
+from .._core.errors import AuthenticationFailed, SentinelScanError, ServerConnectionError
 from .._core.handshake import read_role
 from .._core.replies import as_list
 from .._core.scan_steps import Target
@@ -34,6 +34,8 @@ POLL_PERIOD: Final = 1.0
 PATIENCE: Final = 2.0
 # Seconds before trying again a Sentinel that failed.
 RETRY_PERIOD: Final = 0.5
+# The same for one that refused the password.
+REFUSED_PERIOD: Final = 30.0
 # How often a Sentinel is asked in a row when a failover moves its word between two commands of one asking.
 ATTEMPTS: Final = 3
 
@@ -160,22 +162,31 @@ class SentinelMonitor:
     async def _watch(self, watch: _Watch) -> None:
         with watch.scope:
             while True:
-                problem = await self._listen(watch)
+                # The address stands before it wherever it is shown.
+                error = await self._listen(watch)
+                problem = str(error).removeprefix(f"{watch.address} ")
                 logger.debug("Sentinel %s: %s", watch.address, problem)
                 self._apply(self.topology.failed(watch.address, problem, trio.current_time()))
                 self._tell_heard()
-                with trio.move_on_after(RETRY_PERIOD):
-                    await watch.poke.wait()
+                if isinstance(error, AuthenticationFailed):
+                    # Asking again and again would look like guessing.
+                    await trio.sleep(REFUSED_PERIOD)
+                else:
+                    with trio.move_on_after(RETRY_PERIOD):
+                        await watch.poke.wait()
                 watch.poke = trio.Event()
 
-    async def _listen(self, watch: _Watch) -> str:
+    async def _listen(self, watch: _Watch) -> SentinelScanError:
         """Hear and ask one Sentinel for as long as that works; returns what ended it."""
         connections: list[Connection] = []
-        problem = ["its connection was lost"]
+        problem: list[SentinelScanError] = []
         try:
             # Subscribe first and then ask: what changes in between is heard.
             hearing = await self._connect(watch.address, connections)
-            await hearing.request(*(("SUBSCRIBE", channel) for channel in core.CHANNELS))
+            for reply in await hearing.request(*(("SUBSCRIBE", channel) for channel in core.CHANNELS)):
+                if isinstance(reply, Exception):
+                    logger.warning("Sentinel %s refuses its events (%s): it is only polled", watch.address, reply)
+                    break
             asking = await self._connect(watch.address, connections)
             (sentinel_id,) = await asking.request(("SENTINEL", "MYID"))
             if isinstance(sentinel_id, bytes):
@@ -184,7 +195,7 @@ class SentinelMonitor:
                 nursery.start_soon(self._hear, watch, hearing, problem, nursery.cancel_scope)
                 nursery.start_soon(self._ask_on, watch, asking, problem, nursery.cancel_scope)
         except SentinelScanError as error:
-            return str(error)  # noqa: ASYNC910 (what fails here has waited)
+            return error  # noqa: ASYNC910 (what fails here has waited)
         finally:
             for connection in connections:
                 await connection.aclose()
@@ -197,7 +208,7 @@ class SentinelMonitor:
         return connection
 
     async def _hear(  # noqa: ASYNC910 (it ends by failing, and what fails has waited)
-        self, watch: _Watch, connection: Connection, problem: list[str], scope: trio.CancelScope
+        self, watch: _Watch, connection: Connection, problem: list[SentinelScanError], scope: trio.CancelScope
     ) -> None:
         try:
             while True:
@@ -212,11 +223,11 @@ class SentinelMonitor:
                     logger.debug("Sentinel %s: %s %s", watch.address, hint.channel, hint.text)
                     watch.poke.set()
         except SentinelScanError as error:
-            problem[0] = str(error)
+            problem.append(error)
             scope.cancel(reason="the event connection failed")
 
     async def _ask_on(  # noqa: ASYNC910 (it ends by failing, and what fails has waited)
-        self, watch: _Watch, connection: Connection, problem: list[str], scope: trio.CancelScope
+        self, watch: _Watch, connection: Connection, problem: list[SentinelScanError], scope: trio.CancelScope
     ) -> None:
         try:
             while True:
@@ -226,7 +237,7 @@ class SentinelMonitor:
                 with trio.move_on_after(POLL_PERIOD):
                     await watch.poke.wait()
         except SentinelScanError as error:
-            problem[0] = str(error)
+            problem.append(error)
             scope.cancel(reason="the asking connection failed")
 
     async def _ask(self, address: Address, connection: Connection) -> None:
@@ -274,12 +285,20 @@ class SentinelMonitor:
             self._tell_heard()
 
     async def _confirm(self, candidate: core.MasterView) -> None:
+        view = self.topology.view
+        assert view is not None
         try:
             role = await self.ask_role(candidate.address)
+            present = await self.ask_role(view.address)
         finally:
             self._confirming = False
-        is_master = role is not None and role.kind == "master"
-        self._apply(self.topology.role_confirmed(candidate, is_master=is_master))
+        self._apply(
+            self.topology.role_confirmed(
+                candidate,
+                is_master=role is not None and role.kind == "master",
+                view_is_master=present is not None and present.kind == "master",
+            )
+        )
 
     def _drop(self, addresses: Iterable[Address]) -> None:
         for address in addresses:

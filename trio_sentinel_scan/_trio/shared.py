@@ -9,14 +9,16 @@ import trio
 from redis import exceptions as redis_errors
 
 from .._core.commands import Command, may_send_again, never_ran
+from .._core.cursor_home import CursorHome, CursorLedger
 from .._core.errors import (
+    ClientClosed,
     CommandOutcomeUnknown,
     ResponseTimeout,
     RoleMismatch,
     ServerConnectionError,
     ServerUnavailable,
 )
-from .._core.handshake import unfit_for_scanning
+from .._core.handshake import Greeting, unfit_for_scanning
 
 if TYPE_CHECKING:
     from .._core.scan_steps import Target
@@ -41,6 +43,11 @@ class SharedConnection:
         self._connection: Connection | None = None
         # What `_connection` was opened for. Invariant: None exactly when `_connection` is.
         self._target: Target | None = None
+        # Whether it has not been used for a command yet.
+        self._fresh = True
+        # Invariant: once True, there is no connection and none is made.
+        self._closed = False
+        self._ledger = CursorLedger()
         # Around the attempt to connect that is under way; None while there is none.
         self._connecting: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -48,6 +55,7 @@ class SharedConnection:
     def start(self, nursery: trio.Nursery) -> None:
         """From now on a change of masters closes the connection to the old one at once."""
         self._nursery = nursery
+        self._closed = False
         self._source.on_change.add(self._leave_old_master)
 
     async def open(self) -> None:
@@ -55,19 +63,32 @@ class SharedConnection:
         async with self._lock:
             await self._usable_connection()
 
-    async def execute(self, command: Command, *, decode: bool) -> Reply:
-        """Send a command and return its reply; error replies are raised.
+    async def execute(self, command: Command, *, decode: bool, home: CursorHome | None = None) -> tuple[Reply, int]:
+        """Send a command; its reply, and the protocol (2 or 3) that it came in. Error replies are raised.
 
-        Raises CommandOutcomeUnknown, ServerUnavailable, AuthenticationFailed, ProtocolError and redis-py's errors.
+        Raises CommandOutcomeUnknown, ServerUnavailable, AuthenticationFailed, ProtocolError, ScanInterrupted (for a
+        cursor that would go to another process) and redis-py's errors.
         """
         deadline = trio.current_time() + self._source.failover_timeout
+        problem: Exception = ServerConnectionError(f"{self._source.target.address} did not take a connection")
         while True:
             written = False
             try:
-                async with self._lock:
-                    connection = await self._usable_connection()
-                    written = True
-                    reply = await self._round_trip(connection, command, decode=decode)
+                connection = await self._acquire(deadline)
+                if connection is not None:
+                    try:
+                        greeting = self._greet(connection, command, home)
+                        written = True
+                        reply = await self._round_trip(connection, command, decode=decode)
+                    finally:
+                        self._lock.release()
+                    if not isinstance(reply, redis_errors.RedisError):
+                        self._ledger.answered(command, reply, home)
+                        return reply, greeting.protocol
+                    if not never_ran(command, reply, follows_master=self._source.wants_master):
+                        raise reply
+                    problem = reply
+                    await self._drop_if(connection)
             except (ServerConnectionError, ResponseTimeout) as error:
                 if not may_send_again(command, written=written):
                     msg = (
@@ -75,21 +96,33 @@ class SharedConnection:
                         f" ({error}); it may have run or not, and was not sent again"
                     )
                     raise CommandOutcomeUnknown(msg) from error
-                problem: Exception = error
-            else:
-                if not isinstance(reply, redis_errors.RedisError):
-                    return reply
-                if not never_ran(command, reply):
-                    raise reply
-                problem = reply
-                await self._drop_if(connection)
+                problem = error
             if trio.current_time() >= deadline:
                 msg = f"no server took {command.name} within {self._source.failover_timeout:g} s: {problem}"
                 raise ServerUnavailable(msg) from problem
             await trio.sleep(RETRY_PERIOD)
 
+    async def _acquire(self, deadline: float) -> Connection | None:
+        """The connection, and with it the lock; None, without the lock, if there was none until the deadline."""
+        with trio.move_on_at(deadline):
+            await self._lock.acquire()
+            try:
+                return await self._usable_connection()
+            except BaseException:
+                self._lock.release()
+                raise
+        return None
+
+    def _greet(self, connection: Connection, command: Command, home: CursorHome | None) -> Greeting:
+        greeting = connection.greeting
+        assert greeting is not None
+        fresh, self._fresh = self._fresh, False
+        self._ledger.check(command, greeting.identity, fresh=fresh, home=home)
+        return greeting
+
     async def aclose(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
-        """Close the connection and listen to the Sentinels no more."""
+        """Close the connection, open no other, and listen to the Sentinels no more."""
+        self._closed = True
         self._source.on_change.discard(self._leave_old_master)
         await self._drop()
 
@@ -109,7 +142,9 @@ class SharedConnection:
         while True:
             target = self._source.target
             connection = self._connection
-            if connection is not None and connection.usable and self._is_for(target):
+            if self._closed:
+                raise ClientClosed("the client was closed while a command was waiting for its server")
+            if connection is not None and connection.usable and connection.is_quiet and self._is_for(target):
                 return connection  # noqa: ASYNC910 (whoever holds the lock has waited for it)
             await self._drop()
             await self._connect(target)
@@ -128,7 +163,10 @@ class SharedConnection:
             if unfit and self._source.wants_master:
                 await connection.aclose()
                 raise RoleMismatch(unfit)
-            self._connection, self._target = connection, target
+            if self._closed:
+                await connection.aclose()
+                return
+            self._connection, self._target, self._fresh = connection, target, True
             logger.debug("connected to %s", connection.greeting.identity)
 
     def _leave_old_master(self) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import ssl as ssl_module
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
@@ -33,6 +34,22 @@ class Stream:
     def __init__(self, raw: trio.abc.Stream, where: str) -> None:
         self._raw = raw
         self._where = where
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing, not even the end of the stream, can be received without waiting. True if it cannot tell."""
+        transport: Any = self._raw
+        while isinstance(transport, trio.SSLStream):
+            transport = cast("Any", transport).transport_stream
+        if not isinstance(transport, trio.SocketStream):
+            return True
+        poll = select.poll()
+        try:
+            poll.register(transport.socket.fileno(), select.POLLIN)
+            return not poll.poll(0)
+        except (OSError, ValueError):
+            # Closed already.
+            return False
 
     async def send(self, data: bytes) -> None:
         """Send all of `data`. If cancelled in the middle, some of it may have gone: close the stream then."""

@@ -1,0 +1,28 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from subprocess import PIPE
+
+import pytest
+import trio
+
+from trio_sentinel_scan.testing import LocalRedis
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = [pytest.mark.trio, pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not in the wheel")]
+
+
+async def test_export_keys() -> None:
+    async with LocalRedis() as server:
+        keys = await server.fill(2_000, value=b"v")
+        await server.execute("SADD", "a set", "member")
+        command = [sys.executable, str(EXAMPLES / "export_keys.py"), server.url]
+        done = await trio.run_process(command, capture_stdout=True, stderr=PIPE)
+        exported = dict(map(json.loads, done.stdout.splitlines()))
+        assert exported == {key.decode(): "v" for key in keys}
+        assert b"says master" in done.stderr
