@@ -2,8 +2,8 @@
 
     python examples/export_keys.py redis+sentinel://10.0.0.1,10.0.0.2/mymaster > export.ndjson
 
-A restart begins again at cursor 0, and keys come again. So the export is collected per epoch, in a file of its own that is
-thrown away when a later epoch begins, and is written out only once the scan is complete.
+A restart begins again at cursor 0, and keys come again. So the export is collected in a file that is emptied when a
+later epoch begins, and that is written out only once the scan is complete.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trio_sentinel_scan import connect
 
 
 async def export(url: str) -> None:
+    """Write every string key of the service at `url`, with its value, to standard output."""
     async with connect(url) as client:
         with tempfile.TemporaryFile("w+") as collected:
             epoch = 0

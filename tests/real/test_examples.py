@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from subprocess import PIPE
 
 import pytest
 import trio
@@ -22,7 +21,7 @@ async def test_export_keys() -> None:
         keys = await server.fill(2_000, value=b"v")
         await server.execute("SADD", "a set", "member")
         command = [sys.executable, str(EXAMPLES / "export_keys.py"), server.url]
-        done = await trio.run_process(command, capture_stdout=True, stderr=PIPE)
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
         exported = dict(map(json.loads, done.stdout.splitlines()))
         assert exported == {key.decode(): "v" for key in keys}
         assert b"says master" in done.stderr
