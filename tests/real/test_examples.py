@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -21,7 +22,9 @@ async def test_export_keys() -> None:
         keys = await server.fill(2_000, value=b"v")
         await server.execute("SADD", "a set", "member")
         command = [sys.executable, str(EXAMPLES / "export_keys.py"), server.url]
-        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+        # Whether or not the package is installed here.
+        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+        done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, env=environment)
         exported = dict(map(json.loads, done.stdout.splitlines()))
         assert exported == {key.decode(): "v" for key in keys}
         assert b"says master" in done.stderr
