@@ -23,6 +23,8 @@ def test_tls_by_url_and_by_argument() -> None:
     with pytest.raises(ConfigError) as caught:
         connect("redis://10.0.0.1", ssl="yes")
     assert caught.value.argument == "ssl"
+    with pytest.raises(ConfigError, match="the URL's scheme asks for TLS"):
+        connect("rediss://10.0.0.1", ssl=False)
 
 
 def test_an_option_that_no_client_has() -> None:

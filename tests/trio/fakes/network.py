@@ -189,6 +189,20 @@ class Wire:
             self.client_end.incoming.put_eof()
 
 
+class WatchedStream(Stream):
+    """A stream that can tell, as one over a socket can, whether anything is there to be read."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: Wire, where: str) -> None:
+        super().__init__(wire.client_end, where)
+        self._wire = wire
+
+    @property
+    def is_quiet(self) -> bool:
+        return not self._wire.over.is_set() and not self._wire.client_end.incoming._incoming._data
+
+
 # ---- one machine -------------------------------------------------------------------------------------------------
 
 
@@ -388,7 +402,7 @@ class Network:
             await trio.sleep_forever()
         if host is None or not host.up:
             raise ServerConnectionError(f"{where} cannot be reached: Connection refused")
-        return Stream(host.connect().client_end, where)
+        return WatchedStream(host.connect(), where)
 
     @property
     def open_client_ends(self) -> list[str]:
