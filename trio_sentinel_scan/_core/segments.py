@@ -8,12 +8,12 @@ remembered for that, is dropped from it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, Final, TypeAlias
 
 from .cursor import SLOTS, CircleDetector, CursorFormat, rev64, sort_key
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["MAX_SEGMENTS", "Ask", "Segments", "auto_segments"]
 
@@ -25,28 +25,23 @@ SMALL_COUNT: Final = 10
 _CAUTION: Final = 0.9
 
 
-class Ask(NamedTuple):
-    """The next SCAN of one segment."""
-
-    segment: int
-    cursor: int
-    count: int
+# The next SCAN of one segment: the segment's index, the cursor, the COUNT. A bare tuple, for there are many.
+Ask: TypeAlias = tuple[int, int, int]
 
 
 class _Segment:
     """One range of positions, and the chain of cursors that sweeps it."""
 
-    __slots__ = ("asked", "count_asked", "cursor", "done", "end", "first_page", "position", "start")
+    __slots__ = ("count_asked", "cursor", "end", "first_page", "position", "start", "stride")
 
     def __init__(self, start: int, end: int, cursor: int) -> None:
         self.start = start
         self.end = end
         self.cursor = cursor
-        # Every key before it was delivered. Invariant: it only rises; it and `cursor` move together.
+        # Every key before it was delivered. Invariant: it only rises, up to `end`; it and `cursor` move together.
         self.position = start
-        self.done = False
-        # Whether a SCAN of this segment is on its way.
-        self.asked = False
+        # How far the last reply has brought it.
+        self.stride = 0
         # The sum of the COUNTs that have brought it this far.
         self.count_asked = 0
         self.first_page: frozenset[Any] | None = None
@@ -62,15 +57,20 @@ class Segments:
         if cursor or form is CursorFormat.UNKNOWN:
             number = 1
         bounds = [self._bound(i, number) for i in range(number + 1)]
-        self._segments = [
-            _Segment(start, end, self._cursor_at(start)) for start, end in zip(bounds, bounds[1:], strict=False)
-        ]
+        self._segments = [_Segment(start, end, self._cursor_at(start)) for start, end in pairwise(bounds)]
+        positions: dict[CursorFormat, Callable[[int], int]] = {
+            CursorFormat.REVERSED: rev64,
+            CursorFormat.SLOTS: partial(sort_key, form=form),
+            CursorFormat.UNKNOWN: _Unordered().position_of,
+        }
+        self._position_at = positions[form]
         if cursor:
             self._segments[0].cursor = cursor
-            if form is not CursorFormat.UNKNOWN:
-                self._segments[0].position = sort_key(cursor, form)
-        self._circles = CircleDetector()
+            self._segments[0].position = self._position_at(cursor)
+        # How many have not come to their end.
         self._left = number
+        # Those of them that no SCAN is on its way for.
+        self._idle = list(range(number))
 
     # ---- what to ask --------------------------------------------------------------------------------------------
 
@@ -84,50 +84,60 @@ class Segments:
         """Whether every segment has come to its end."""
         return self._left == 0
 
-    def due(self, count: int) -> list[Ask]:
-        """The SCANs that are neither done nor on their way, with about `count` for each; they count as asked now.
+    def due(self, count: int, at_most: int) -> list[Ask]:
+        """SCANs for segments that are neither done nor on their way, about `count` for each; they are on it now.
 
         The later segments come first, so that a segment's last page is never in before its neighbours' first ones.
         """
+        idle = self._idle
+        if len(idle) > 1:
+            idle.sort(reverse=True)
+        idle, self._idle = idle[:at_most], idle[at_most:]
         asks: list[Ask] = []
-        for index in range(len(self._segments) - 1, -1, -1):
+        for index in idle:
             segment = self._segments[index]
-            if not segment.asked and not segment.done:
-                segment.asked = True
-                asks.append(Ask(index, segment.cursor, self._count_for(segment, count)))
+            far_from_its_end = segment.stride and segment.end - segment.position > 2 * segment.stride
+            asks.append((index, segment.cursor, count if far_from_its_end else self._count_near(segment, count)))
         return asks
+
+    def take_back(self, ask: Ask) -> None:
+        """It was asked in vain, and is due again."""
+        self._idle.append(ask[0])
 
     def forget_asked(self) -> None:
         """The connection is gone, and with it all replies that were on their way."""
-        for segment in self._segments:
-            segment.asked = False
+        self._idle = [index for index, segment in enumerate(self._segments) if segment.position < segment.end]
 
     # ---- what came ----------------------------------------------------------------------------------------------
 
-    def rises(self, ask: Ask, cursor: int) -> bool:
-        """Whether a reply's cursor is one that can follow: positions strictly rise, no unknown cursor comes twice."""
-        if cursor == 0:
-            return True
-        if self._format is CursorFormat.UNKNOWN:
-            return not self._circles.comes_round(cursor)
-        return sort_key(cursor, self._format) > sort_key(ask.cursor, self._format)
+    def advance(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
+        """A reply to `ask` has come: move on, and return the keys to deliver. Cursor and keys go together.
 
-    def commit(self, ask: Ask, cursor: int, keys: Sequence[Any]) -> Sequence[Any]:
-        """A reply to `ask` has come: move on, and return the keys to deliver. Cursor and keys go together."""
-        segment = self._segments[ask.segment]
-        segment.asked = False
-        segment.cursor = cursor
-        segment.count_asked += ask.count
-        position = self._whole if cursor == 0 else self._position_at(cursor)
-        if self.number > 1:
+        None, and nothing has changed, if the cursor cannot follow: positions strictly rise, and no cursor of an
+        unknown format comes twice.
+        """
+        index, _, count = ask
+        segment = self._segments[index]
+        if cursor == 0:
+            position = self._whole
+        else:
+            position = self._position_at(cursor)
+            if position <= segment.position:
+                return None
+        if len(self._segments) > 1:
             if segment.first_page is None:
                 segment.first_page = frozenset(keys)
             if position > segment.end:
-                keys = self._without_neighbours(ask.segment, position, keys)
-        segment.position = min(position, segment.end)
-        if cursor == 0 or position >= segment.end:
-            segment.done = True
+                keys = self._without_neighbours(index, position, keys)
+        segment.cursor = cursor
+        segment.count_asked += count
+        segment.stride = position - segment.position
+        if position >= segment.end:
+            segment.position = segment.end
             self._left -= 1
+        else:
+            segment.position = position
+            self._idle.append(index)
         return keys
 
     @property
@@ -137,8 +147,7 @@ class Segments:
             return 1.0
         if self._format is CursorFormat.UNKNOWN:
             return None
-        covered = sum(segment.position - segment.start for segment in self._segments)
-        return covered / self._whole
+        return sum([segment.position - segment.start for segment in self._segments]) / self._whole
 
     # ---- arithmetic ---------------------------------------------------------------------------------------------
 
@@ -150,20 +159,16 @@ class Segments:
     def _cursor_at(self, position: int) -> int:
         return position >> 64 if self._format is CursorFormat.SLOTS else rev64(position)
 
-    def _position_at(self, cursor: int) -> int:
-        return 0 if self._format is CursorFormat.UNKNOWN else sort_key(cursor, self._format)
-
-    def _count_for(self, segment: _Segment, count: int) -> int:
-        if self.number == 1:
+    def _count_near(self, segment: _Segment, count: int) -> int:
+        if len(self._segments) == 1:
             return count
         if segment.first_page is None:
             return min(count, SMALL_COUNT)
         # What is left of it, judged by how far the COUNTs so far have brought it.
-        covered = segment.position - segment.start
-        left = (segment.end - segment.position) * segment.count_asked / covered * _CAUTION if covered else count
+        left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.start) * _CAUTION
         return count if left >= count else max(int(left), min(count, SMALL_COUNT))
 
-    def _without_neighbours(self, index: int, reached: int, keys: Sequence[Any]) -> Sequence[Any]:
+    def _without_neighbours(self, index: int, reached: int, keys: list[Any]) -> list[Any]:
         for neighbour in self._segments[index + 1 :]:
             if neighbour.start >= reached:
                 break
@@ -172,11 +177,27 @@ class Segments:
         return keys
 
 
-def auto_segments(form: CursorFormat, count: int) -> int:
+def auto_segments(form: CursorFormat, count: int | None) -> int:
     """How many segments go well with pages of `count` keys: what keeps a server busy is the keys on their way."""
     if form is CursorFormat.UNKNOWN:
         return 1
+    if count is None:
+        return 16
     for number, at_most in ((64, 16), (32, 160), (16, 400)):
         if count <= at_most:
             return number
     return 8
+
+
+class _Unordered:
+    """Stands in for positions where cursors have none: a rising number, until a cursor comes round again."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._circles = CircleDetector()
+
+    def position_of(self, cursor: int) -> int:
+        if self._circles.comes_round(cursor):
+            return 0
+        self._steps += 1
+        return self._steps
