@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from tests.core._scan_model import A, B, C, Driver, World, keys_named, scan_options
+from tests.core._scan_model import A, B, C, Driver, World, cursors_asked, keys_named, scan_options, scans_in
 from trio_sentinel_scan._core import scan_plan, scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
 from trio_sentinel_scan._core.cursor import CursorFormat
@@ -95,9 +95,9 @@ def test_the_steps_of_a_quiet_scan() -> None:
     assert log[-4:] == ["HandOver", "AwaitTaken", "Certify", "Finish"]
     middle = log[4:-4]
     assert middle == ["Ask", "HandOver", "Receive"] * (len(middle) // 3)
-    commands = [step.command for step in driver.log if isinstance(step, steps.Ask)]
-    assert commands[0] == (b"SCAN", 0, b"COUNT", 4)
-    assert all(command[1] != 0 for command in commands[1:])
+    asked = [asked for step in driver.log if isinstance(step, steps.Ask) for asked in scans_in(step.data)]
+    assert asked[0] == (0, 4)
+    assert all(cursor != 0 and count == 4 for cursor, count in asked[1:])
 
 
 def test_an_empty_database_needs_no_page() -> None:
@@ -147,7 +147,7 @@ def test_a_scan_may_begin_at_a_callers_cursor() -> None:
     world = World(KEYS)
     whole = Driver(world)
     whole.run()
-    cursors = [int(step.command[1]) for step in whole.log if isinstance(step, steps.Ask)]
+    cursors = cursors_asked(whole.log)
     rest = Driver(world, cursor=cursors[3])
     rest.run()
     assert rest.complete
@@ -250,7 +250,7 @@ def test_a_wait_on_a_master_that_hangs_is_aborted_by_the_sentinels_word(at: type
     assert driver.link is None
     state = driver.plan.state
     assert step is not None
-    driver.plan.report(step, steps.Replied(0, [b"late"]), driver.now)
+    driver.plan.report(step, steps.Answered([(0, [b"late"])]), driver.now)
     assert driver.plan.state is state
     driver.run()
     is_complete(driver)
@@ -584,7 +584,7 @@ def test_the_old_process_at_a_new_beginning_is_still_a_new_beginning() -> None:
     driver.run()
     is_complete(driver)
     assert driver.plan.epoch == 1
-    first = [int(step.command[1]) for step in driver.log if isinstance(step, steps.Ask)]
+    first = cursors_asked(driver.log)
     assert first.count(0) == 2
 
 
@@ -778,12 +778,12 @@ def test_a_refuted_certificate_interrupts_too() -> None:
 
 
 def test_a_broken_order_interrupts_too() -> None:
-    """The server is the same on both sides."""
+    """What the next pass would run on is not known yet: it would take a connection of its own."""
     driver = Driver(World(KEYS, honest=False), on_failover="raise")
     driver.run()
     error = failure(driver)
     assert isinstance(error, ScanInterrupted)
-    assert error.new_server == error.old_server == driver.world.master.identity()
+    assert (error.old_server, error.new_server) == (driver.world.master.identity(), None)
 
 
 # ---- 10: the consumer ------------------------------------------------------------------------------------------
@@ -1057,7 +1057,7 @@ def test_a_server_that_is_not_the_one_to_ask_is_left_and_looked_up_again(reply: 
 
 
 def test_a_server_that_does_not_know_its_cursor_is_asked_from_the_start() -> None:
-    """On the same connection, in a new epoch."""
+    """On a new connection, in a new epoch: replies to other SCANs may be on their way on the old one."""
     driver = Driver(World(KEYS, form=CursorFormat.UNKNOWN))
     driver.go_to(steps.HandOver)
     driver.go_to(steps.HandOver)
@@ -1065,7 +1065,7 @@ def test_a_server_that_does_not_know_its_cursor_is_asked_from_the_start() -> Non
     summary = driver.run()
     is_complete(driver)
     assert (summary.epoch, summary.reconnects) == (1, 0)
-    assert kinds(driver.log).count("Connect") == 1
+    assert kinds(driver.log).count("Connect") == 2
     assert reasons(driver) == ["the server does not know its cursor"]
 
 
@@ -1115,7 +1115,7 @@ def test_a_format_that_turns_out_wrong_is_taken_back_with_a_restart() -> None:
     is_complete(driver)
     assert summary.epoch == 1
     assert "do not rise" in reasons(driver)[0]
-    assert kinds(driver.log).count("Connect") == 1
+    assert kinds(driver.log).count("Connect") == 2
     assert {page.position for page in driver.pages if page.epoch == 1} <= {None, 1.0}
 
     # A failover later the format is still not trusted.
@@ -1136,7 +1136,7 @@ def test_opaque_cursors_that_go_in_a_circle_are_an_error(cursors: list[int]) -> 
     driver = Driver(World(form=CursorFormat.UNKNOWN))
     for cursor in itertools.chain(cursors, itertools.cycle(cursors[-2:])):
         driver.go_to(steps.Receive)
-        driver.report(steps.Replied(cursor, []))
+        driver.report(steps.Answered([(cursor, [])]))
         if driver.ended:
             break
         assert driver.plan.summary(driver.now).scans < 20
@@ -1150,7 +1150,7 @@ def test_reversed_cursors_that_go_in_a_circle_are_an_error_in_the_end() -> None:
     driver = Driver(World())
     while not driver.ended:
         driver.go_to(steps.Receive)
-        driver.report(steps.Replied(5, []))
+        driver.report(steps.Answered([(5, [])]))
         assert driver.plan.summary(driver.now).scans < 20
     assert isinstance(failure(driver), ScanStuck)
     assert driver.plan.epoch == 1
@@ -1186,7 +1186,7 @@ def test_a_report_on_a_step_that_was_overtaken_is_ignored() -> None:
         steps.Located(Target(A, 9, 99)),
         steps.Connected(server, Role("master"), CursorFormat.REVERSED),
         steps.Asked(),
-        steps.Replied(0, [b"late"]),
+        steps.Answered([(0, [b"late"])]),
         steps.Lost("gone", ProtocolError("late")),
         steps.Rested(),
         steps.Taken(),

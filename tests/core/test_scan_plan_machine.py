@@ -55,6 +55,8 @@ class ScanMachine(RuleBasedStateMachine):
         kind=st.sampled_from(["reversed", "opaque", "opaque and dishonest", "anonymous"]),
         count=st.integers(1, 12),
         prefetch=st.integers(0, 3),
+        segments=st.sampled_from([1, 1, 2, 3, 8, 13]),
+        page_size=st.sampled_from([None, None, 1, 4]),
         max_restarts=st.sampled_from([0, 2, 50, 50, 50]),
         on_failover=st.sampled_from(["restart", "restart", "restart", "raise"]),
         certify=st.sampled_from(["sentinels", "sentinels", "role"]),
@@ -110,6 +112,11 @@ class ScanMachine(RuleBasedStateMachine):
                 assert page.epoch == self.driver.plan.epoch
                 assert page.server.address == known.address, "a page of a master that is known to be superseded"
                 assert len(page.keys) > 0
+
+    @rule(replies=st.sampled_from([1, 2, 5, 1000]))
+    def reads_bring(self, replies: int) -> None:
+        """A read brings so many of the replies that were sent together; the others come later, or never."""
+        self.driver.batch = replies
 
     # -- trouble --
 

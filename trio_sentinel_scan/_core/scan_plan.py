@@ -301,7 +301,7 @@ class ScanPlan:
         self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
 
     def _answered(self, replies: Sequence[ScanReply], now: float) -> None:
-        sweep, before = self._bound, self._position() or 0.0
+        sweep, before = self._bound, self._position()
         self._scans += len(replies)
         found = sweep.received(replies, now)
         if found.keys:
@@ -328,15 +328,18 @@ class ScanPlan:
         else:
             self._move(Event.REPLIED)
 
-    def _pages_of(self, keys: list[Any], before: float) -> list[ScanPage[Any]]:
+    def _pages_of(self, keys: list[Any], before: float | None) -> list[ScanPage[Any]]:
         server, after, size = self._bound.server, self._bound.position, self.options.page_size
         if size is None or len(keys) <= size:
             return [ScanPage(keys, self.epoch, server, after)]
         pages: list[ScanPage[Any]] = []
         for start in range(0, len(keys), size):
             part = keys[start : start + size]
-            share = (start + len(part)) / len(keys)
-            position = None if after is None else before + (after - before) * share
+            share = (start + size) / len(keys)
+            if after is None or start + size >= len(keys):
+                position = after
+            else:
+                position = None if before is None else before + (after - before) * share
             pages.append(ScanPage(part, self.epoch, server, position))
         return pages
 
@@ -360,6 +363,8 @@ class ScanPlan:
             case Verdict.RECONNECT | Verdict.LOOK_AGAIN:
                 self._lost(f"{self._server} answers {error_code(error)}", None, now)
             case Verdict.RESTART if had_cursor:
+                # A cursor that a segment began with is not of the server's making: next time, only its own are used.
+                self._format_distrusted = self._format_distrusted or self._bound.segments > 1
                 self._void("the server does not know its cursor", now)
             case Verdict.UNAUTHENTICATED:
                 self._fail(AuthenticationFailed(f"{self._server} refuses SCAN: {error}"), now)

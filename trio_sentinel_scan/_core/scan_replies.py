@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from redis import exceptions as redis_errors
 
-from .cursor import MAX_CURSOR
-from .errors import ProtocolError
+from .cursor import parse_cursor
+from .errors import ConfigError, ProtocolError
 from .handshake import read_role, read_run_id
 from .identity import Role
 from .replies import as_fields, is_list
@@ -26,6 +26,9 @@ __all__ = ["STANDING", "ScanEncoder", "ScanReply", "read_scan_replies", "read_st
 # What is asked for a certificate, on the scan's own connection. HELLO tells a role where ROLE is forbidden.
 STANDING: tuple[tuple[Argument, ...], ...] = (("ROLE",), ("INFO", "server"), ("HELLO",))
 
+# A number of fewer digits than this is surely below 2**64.
+_MANY_DIGITS: Final = 20
+
 
 # What a SCAN brought: its cursor and keys, or an error reply. A bare tuple, for there are many.
 ScanReply: TypeAlias = "tuple[int, list[Any]] | redis_errors.RedisError"
@@ -41,9 +44,7 @@ def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanRe
             if (
                 is_list(keys)
                 and (not keys or isinstance(keys[0], (bytes, str)))
-                and isinstance(cursor, (bytes, str))
-                and cursor.isdigit()
-                and (number := int(cursor)) <= MAX_CURSOR
+                and (number := _cursor_in(cursor)) is not None
             ):
                 found.append((number, keys))
                 continue
@@ -51,6 +52,16 @@ def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanRe
             raise ProtocolError(f"{address} answered SCAN with something else than a cursor and a list of keys")
         found.append(reply)
     return found
+
+
+def _cursor_in(reply: Reply) -> int | None:
+    # What servers send, first: there are many.
+    if isinstance(reply, bytes) and reply.isdigit() and len(reply) < _MANY_DIGITS:
+        return int(reply)
+    try:
+        return parse_cursor(reply)
+    except ConfigError:
+        return None
 
 
 class ScanEncoder:

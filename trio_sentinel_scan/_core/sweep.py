@@ -137,7 +137,7 @@ class Sweep:
 
     def connection_lost(self) -> None:
         """No reply that is still on its way will come: ask again from what was committed."""
-        if self._on_their_way and not any(this.first_byte for this in self._rounds):
+        if self._on_their_way and all(this.first_byte is None for this in self._rounds):
             # It may have been more at once than the connection is allowed to hold.
             self._pacing.shrink()
         self._to_ask = []
