@@ -253,6 +253,9 @@ class ScanMachine(RuleBasedStateMachine):
             process.errors.clear()
             process.hangs = False
         driver.hear()
+        if driver.pending is not None and driver.pending[1] is None:
+            # A wait that began while the server hung, and that `response_timeout` ends.
+            self.lose_what_is_under_way()
         before = driver.now
         for _ in range(400):
             driver.take_all()

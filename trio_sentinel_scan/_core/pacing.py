@@ -45,14 +45,13 @@ class Pacing:
         return int(min(MAX_COUNT, max(FIRST_COUNT, self._round / segments)))
 
     def replied(self, asked: int, keys: int, seconds: float) -> float:
-        """A round that asked for `asked` in all has brought `keys` keys, its first byte after `seconds`.
+        """A round that asked for `asked` (at least 1) in all has brought `keys` keys, its first byte after `seconds`.
 
         Returns how long to rest before the next one.
         """
         self._quickest = min(self._quickest, seconds)
         busy = seconds - self._quickest
-        if asked > 0:
-            self._costs.append(busy / asked)
+        self._costs.append(busy / asked)
         # The lower quartile: what held a reply up was more often this machine than the server.
         cost = sorted(self._costs)[len(self._costs) // 4]
         by_time = ROUND_SECONDS / cost if cost > 0 else float("inf")

@@ -312,7 +312,9 @@ class ScanPlan:
             self._refused(found.error, now, had_cursor=found.had_cursor)
         elif found.wait is not None:
             self._problem = f"{sweep.server} answers {error_code(found.wait)}"
-            if self._away_since is None:
+            if found.keys:
+                self._fruitless = 0
+            if self._away_since is None or found.keys:
                 self._away_since = now
         else:
             self._fruitless = self._failures = 0

@@ -21,8 +21,6 @@ MAX_SEGMENTS: Final = 1024
 # The COUNT of a segment's first SCAN, where there are several, and the least that any SCAN asks for: a first page is
 # remembered until its pass ends.
 SMALL_COUNT: Final = 10
-# Near the end of a segment, this share of what seems to be left of it is asked for: what runs over comes twice.
-_CAUTION: Final = 0.9
 
 
 # The next SCAN of one segment: the segment's index, the cursor, the COUNT. A bare tuple, for there are many.
@@ -40,7 +38,7 @@ class _Segment:
         self.cursor = cursor
         # Every key before it was delivered. Invariant: it only rises, up to `end`; it and `cursor` move together.
         self.position = start
-        # How far the last reply has brought it.
+        # How far the last reply has brought it, for each unit of its COUNT.
         self.stride = 0
         # The sum of the COUNTs that have brought it this far.
         self.count_asked = 0
@@ -96,7 +94,7 @@ class Segments:
         asks: list[Ask] = []
         for index in idle:
             segment = self._segments[index]
-            far_from_its_end = segment.stride and segment.end - segment.position > 2 * segment.stride
+            far_from_its_end = segment.stride and segment.end - segment.position > 2 * count * segment.stride
             asks.append((index, segment.cursor, count if far_from_its_end else self._count_near(segment, count)))
         return asks
 
@@ -131,7 +129,7 @@ class Segments:
                 keys = self._without_neighbours(index, position, keys)
         segment.cursor = cursor
         segment.count_asked += count
-        segment.stride = position - segment.position
+        segment.stride = (position - segment.position) // count
         if position >= segment.end:
             segment.position = segment.end
             self._left -= 1
@@ -164,8 +162,10 @@ class Segments:
             return count
         if segment.first_page is None:
             return min(count, SMALL_COUNT)
-        # What is left of it, judged by how far the COUNTs so far have brought it.
-        left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.start) * _CAUTION
+        # What is left of it, judged by how far the COUNTs so far have brought it, less what that may be out by: what
+        # runs over its end comes twice.
+        left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.start)
+        left *= 1 - segment.count_asked**-0.5
         return count if left >= count else max(int(left), min(count, SMALL_COUNT))
 
     def _without_neighbours(self, index: int, reached: int, keys: list[Any]) -> list[Any]:

@@ -57,7 +57,7 @@ class _Sent:
     at: float
     # Replies that have not come yet.
     left: int
-    # The sum of their COUNTs.
+    # The sum of the COUNTs of those that the server did, or has yet to do.
     count: int
     keys: int = 0
     first_byte: float | None = None
@@ -150,44 +150,45 @@ class Sweep:
         """Replies have come, in the order of what was asked."""
         brought: list[list[Any]] = []
         self._just_sent = False
-        wait = error = None
-        had_cursor = out_of_order = False
-        for reply in replies:
-            ask = self._on_their_way.popleft()
-            if isinstance(reply, redis_errors.RedisError):
-                if verdict_of(reply) is not Verdict.WAIT:
-                    error, had_cursor = reply, ask[1] != 0
-                    break
-                wait = reply
-                self.told_to_wait = True
-                self._segments.take_back(ask)
-                continue
-            keys = self._commit(ask, *reply)
-            if keys is None:
-                out_of_order = True
-                break
-            if keys:
-                brought.append(keys)
-        if error is None and not out_of_order:
-            self._time(len(replies), sum(map(len, brought)), now)
-        keys = brought[0] if len(brought) == 1 else list(chain.from_iterable(brought))
-        return Yield(keys, error, had_cursor, wait, out_of_order)
+        wait: redis_errors.RedisError | None = None
+        place = 0
+        while place < len(replies):
+            # One round after the other, so that each is charged with what it brought itself.
+            this = self._rounds[0]
+            if this.first_byte is None:
+                this.first_byte = now - this.at
+            before = len(brought)
+            of_this = replies[place : place + this.left]
+            for reply in of_this:
+                ask = self._on_their_way.popleft()
+                if isinstance(reply, redis_errors.RedisError):
+                    if verdict_of(reply) is not Verdict.WAIT:
+                        return Yield(_joined(brought), error=reply, had_cursor=ask[1] != 0, wait=wait)
+                    wait = reply
+                    self.told_to_wait = True
+                    self._segments.take_back(ask)
+                    # It cost the server nothing, which says nothing about what a SCAN costs.
+                    this.count -= ask[2]
+                    continue
+                keys = self._commit(ask, *reply)
+                if keys is None:
+                    return Yield(_joined(brought), wait=wait, out_of_order=True)
+                if keys:
+                    brought.append(keys)
+            this.keys += sum(map(len, brought[before:]))
+            this.left -= len(of_this)
+            place += len(of_this)
+            if this.left == 0:
+                self._rounds.popleft()
+                if this.count:
+                    rest = self._pacing.replied(this.count, this.keys, this.first_byte)
+                    self.rests_until = max(self.rests_until, now) + rest
+        return Yield(_joined(brought), wait=wait)
 
     def _commit(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
         # Cursor and keys together: whatever fails from here on, neither is lost nor repeated.
         return self._segments.advance(ask, cursor, keys)
 
-    def _time(self, replies: int, keys: int, now: float) -> None:
-        """Account for replies; the first one of a round tells how long the server was busy with it."""
-        while replies:
-            this = self._rounds[0]
-            if this.first_byte is None:
-                this.first_byte = now - this.at
-            this.keys += keys
-            keys = 0
-            if this.left > replies:
-                this.left -= replies
-                return
-            replies -= this.left
-            self._rounds.popleft()
-            self.rests_until = now + self._pacing.replied(this.count, this.keys, this.first_byte)
+
+def _joined(lists: list[list[Any]]) -> list[Any]:
+    return lists[0] if len(lists) == 1 else list(chain.from_iterable(lists))
