@@ -70,8 +70,8 @@ class Process:
         self.role = "master"
         self.hangs = False
         self.tells_run_id = True
-        # Error replies that the next SCANs get.
-        self.errors: deque[str] = deque()
+        # Error replies that the next SCANs get; None for a proper reply in between.
+        self.errors: deque[str | None] = deque()
         # Every cursor it has given out, as the client sees it, and what it means.
         self.issued: dict[int, int] = {0: 0}
         # Cursors that are nobody's: where segments begin.
@@ -84,8 +84,8 @@ class Process:
 
     def scan(self, cursor: int, count: int) -> ScanReply:
         """Answer a SCAN. A cursor of somebody else's is answered, too: that is the trouble."""
-        if self.errors:
-            return parse_error_reply(self.errors.popleft())
+        if self.errors and (error := self.errors.popleft()) is not None:
+            return parse_error_reply(error)
         if cursor not in self.issued and cursor not in self.starts:
             self.misused += 1
         if self._opaque and cursor not in self.issued:
@@ -318,7 +318,7 @@ class Driver:
             self.finish()
         return step
 
-    def go_to(self, kind: type[Any], *, taking: bool = True) -> Any:
+    def go_to(self, kind: type[Any] | tuple[type[Any], ...], *, taking: bool = True) -> Any:
         """Take steps until one of this kind has begun; the consumer takes what comes, unless it must not."""
         for _ in range(2000):
             if taking:
@@ -329,7 +329,7 @@ class Driver:
             if isinstance(step, kind):
                 return step
             assert not isinstance(step, steps.Finish), (self.plan, self.plan.error)
-        raise AssertionError(f"no {kind.__name__} within 2000 steps: {self.plan!r}")
+        raise AssertionError(f"no {kind} within 2000 steps: {self.plan!r}")
 
     def run(self, *, taking: bool = True, limit: int = 3000) -> ScanSummary:
         """Take steps, the consumer taking what comes, until the plan has ended."""

@@ -1171,6 +1171,147 @@ def test_a_cursor_may_come_again_in_another_epoch() -> None:
     assert driver.plan.epoch == 5
 
 
+# ---- several segments ------------------------------------------------------------------------------------------
+
+
+several = pytest.mark.parametrize("segments", [2, 3, 8, 64])
+
+
+@several
+@pytest.mark.parametrize("batch", [1, 2, 1000])
+@pytest.mark.parametrize("number", [0, 1, 5, 60])
+def test_a_quiet_scan_in_segments_hands_out_each_key_and_ends(number: int, segments: int, batch: int) -> None:
+    """However many replies a read brings; positions strictly rise through all of them."""
+    driver = Driver(World(keys_named(number)), segments=segments)
+    driver.batch = batch
+    summary = driver.run()
+    is_complete(driver)
+    assert summary.segments == segments
+    assert set(driver.handed.get(0, {})) == driver.world.keys
+    positions = [page.position for page in driver.pages if page.position is not None]
+    assert positions == sorted(set(positions))
+
+
+def test_there_are_no_segments_while_there_is_no_pass() -> None:
+    """The number belongs to the server that is scanned."""
+    driver = Driver(World(KEYS), segments=4)
+    assert driver.plan.summary(driver.now).segments == 0
+    driver.go_to(steps.Receive)
+    assert driver.plan.summary(driver.now).segments == 4
+    driver.world.fail_over(B)
+    driver.hear()
+    assert driver.plan.summary(driver.now).segments == 0
+
+
+@several
+@pytest.mark.parametrize("change", ["failover", "restart"])
+def test_a_restart_voids_segments_that_have_ended_too(segments: int, change: str) -> None:
+    """They are another process's: its order is another."""
+    driver = Driver(World(KEYS), segments=segments, count=1)
+    driver.batch = 1
+    while driver.plan._sweep is None or driver.plan._bound._segments._left == segments:
+        driver.go_to(steps.Receive)
+        driver.finish()
+    if change == "failover":
+        driver.world.fail_over(B)
+        driver.hear()
+    else:
+        driver.world.restart()
+    summary = driver.run()
+    is_complete(driver)
+    assert summary.epoch == 1
+    assert set(driver.handed[1]) == set(KEYS)
+
+
+@several
+def test_patience_for_some_of_the_scans(segments: int) -> None:
+    """What the others brought is handed out meanwhile."""
+    driver = Driver(World(KEYS), segments=segments, count=2)
+    driver.go_to(steps.Ask)
+    driver.world.master.errors.extend(["LOADING Redis is loading"])
+    summary = driver.run()
+    is_complete(driver)
+    assert (summary.epoch, summary.reconnects) == (0, 0)
+    assert kinds(driver.log).count("Rest") == 1
+
+
+def test_progress_between_requests_for_patience_keeps_the_time_from_running_out() -> None:
+    """A server that answers some of the SCANs is there."""
+    driver = Driver(World(KEYS), segments=4, count=2, failover_timeout=5.0)
+    driver.batch = 2
+    driver.world.master.errors.extend([None, "LOADING x"] * 100)
+    while not driver.ended:
+        if isinstance(driver.go_to((steps.Receive, steps.Certify)), steps.Certify):
+            break
+        driver.now += 2.0
+    driver.run()
+    is_complete(driver)
+    assert driver.now > 120.0
+
+
+def test_a_new_connection_that_brought_something_before_patience_was_asked_for_is_not_fruitless() -> None:
+    """Each time."""
+    driver = Driver(World(KEYS), segments=8, count=2, max_restarts=1)
+    driver.batch = 2
+    for _ in range(4):
+        driver.go_to(steps.Receive)
+        driver.report(steps.Lost("connection closed"))
+        driver.world.master.errors.extend([None, "LOADING x"])
+        driver.go_to(steps.Receive)
+        driver.finish()
+    summary = driver.run()
+    is_complete(driver)
+    assert summary.reconnects == 4
+
+
+def test_a_page_size_cuts_what_one_read_brought() -> None:
+    """Each part has a position of its own; the last one's is exact."""
+    driver = Driver(World(KEYS), segments=4, count=100, page_size=7)
+    driver.run()
+    is_complete(driver)
+    assert {len(page) for page in driver.pages[:-1]} <= set(range(1, 8))
+    positions = [page.position for page in driver.pages if page.position is not None]
+    assert positions == sorted(set(positions))
+    assert positions[-1] == 1.0
+
+
+def test_parts_of_a_page_in_an_unknown_format_have_no_position() -> None:
+    """But for the very last."""
+    driver = Driver(World(KEYS, form=CursorFormat.UNKNOWN), count=100, page_size=20)
+    driver.run()
+    is_complete(driver)
+    assert [page.position for page in driver.pages] == [None, None, 1.0]
+
+
+def test_a_share_of_the_servers_time_is_kept_by_resting() -> None:
+    """Between rounds, on the connection, without being in any other state."""
+    driver = Driver(World(KEYS), count=5, duty=0.5)
+    rests = []
+    while not driver.ended:
+        driver.take_all()
+        step = driver.begin()
+        if isinstance(step, steps.Rest):
+            assert driver.plan.state is State.SCANNING
+            rests.append(step.seconds)
+        if isinstance(step, steps.Receive):
+            driver.now += 0.1 if len(driver.pages) else 0.0
+        if driver.pending is not None:
+            driver.finish()
+    is_complete(driver)
+    assert rests
+    assert sum(rests) == pytest.approx(driver.now - 100.0, rel=0.6)
+
+
+@several
+def test_a_server_that_refuses_cursors_that_it_has_not_issued_is_scanned_in_one_chain(segments: int) -> None:
+    """Its format is not the one it was taken for: the restarts are not spent on trying the same again."""
+    driver = Driver(World(KEYS, honest=False), segments=segments, max_restarts=1)
+    summary = driver.run()
+    is_complete(driver)
+    assert (summary.epoch, summary.segments) == (1, 1)
+    assert reasons(driver) == ["the server does not know its cursor"]
+
+
 # ---- the machine itself ----------------------------------------------------------------------------------------
 
 

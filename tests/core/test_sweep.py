@@ -12,6 +12,7 @@ from tests.core._scan_model import A, keys_named, scan_options, scans_in
 from tests.core._tables import LargeTable, SlotTables, Table
 from trio_sentinel_scan._core.cursor import CursorFormat, rev64
 from trio_sentinel_scan._core.identity import Role, ServerIdentity
+from trio_sentinel_scan._core.pacing import Pacing
 from trio_sentinel_scan._core.scan_replies import ScanReply
 from trio_sentinel_scan._core.sweep import Round, Sweep
 from trio_sentinel_scan._core.verdicts import parse_error_reply
@@ -274,28 +275,42 @@ def test_without_a_duty_nothing_rests() -> None:
         assert sweep.rests_until <= now + 0.9
 
 
-def test_a_duty_rests_after_each_round() -> None:
-    """For as long as the round took and a little more, by its share; two rounds in one read rest for both."""
-    sweep = a_sweep(segments=2, count=10, duty=0.25)
-    ask(sweep, 0.0)
-    sweep.received([(rev64(2**63 + 1), [])], 0.0)
+@pytest.fixture
+def charged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float]]:
+    """What each round was charged with: its COUNT, its keys, its seconds. Its rest is three times those."""
+    rounds: list[tuple[int, int, float]] = []
+
+    def replied(pacing: Pacing, asked: int, keys: int, seconds: float) -> float:
+        rounds.append((asked, keys, seconds))
+        return 3 * seconds
+
+    monkeypatch.setattr(Pacing, "replied", replied)
+    return rounds
+
+
+def test_a_duty_rests_after_each_round(charged: list[tuple[int, int, float]]) -> None:
+    """Two rounds in one read rest for both, and each is charged with what it brought itself."""
+    sweep = a_sweep(segments=2)
     ask(sweep, 1.0)
-    sweep.received([(rev64(2**63 + 2), [])], 2.0)
+    ask(sweep, 1.0)
+    sweep.received([(rev64(2**63 + 1), [b"b"])], 2.0)
     assert sweep.rests_until == 5.0
     assert sweep.next_round(4.9, page_in_hand=False) is None
-    ask(sweep, 5.0)
-    ask(sweep, 5.0)
-    sweep.received([(rev64(2**63 + 3), []), (rev64(2), [])], 6.0)
-    assert sweep.rests_until == 12.0
+    sweep.received([(rev64(1), [])], 3.0)
+    assert sweep.rests_until == 11.0
+    ask(sweep, 11.0)
+    ask(sweep, 11.0)
+    sweep.received([(rev64(2**63 + 2), [b"c", b"d"]), (rev64(2), [b"a"])], 12.0)
+    assert sweep.rests_until == 18.0
+    assert charged == [(10, 1, 1.0), (10, 0, 2.0), (10, 2, 1.0), (10, 1, 1.0)]
 
 
-def test_a_round_is_timed_by_its_first_byte() -> None:
-    """What comes later is our own reading."""
-    sweep = a_sweep(segments=4, duty=0.5)
+def test_a_round_is_timed_by_its_first_byte(charged: list[tuple[int, int, float]]) -> None:
+    """What comes later is our own reading. What was refused is not counted."""
+    sweep = a_sweep(segments=6)
     ask(sweep, 0.0)
-    sweep.received([(0, [])], 0.0)
-    sweep.received([(rev64(2**63 + 1), [])], 3.0)
-    ask(sweep, 3.0)
-    sweep.received([(rev64(2**63 + 2), [])], 4.0)
-    sweep.received([(rev64(2**62 + 1), [])], 9.0)
-    assert sweep.rests_until == 10.0
+    sweep.received([(0, [b"f"])], 1.0)
+    sweep.received([LOADING], 3.0)
+    sweep.received([(0, [b"d", b"e"])], 8.0)
+    assert charged == [(20, 3, 1.0)]
+    assert sweep.rests_until == 11.0
