@@ -59,7 +59,9 @@ def test_without_the_identity_rule_a_restart_at_the_same_address_loses_keys(
 
 @guarded
 @several
-def test_the_certificate_stands_behind_the_identity_rule(monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int) -> None:
+def test_the_certificate_stands_behind_the_identity_rule(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
     """Where processes tell who they are, a foreign cursor costs a pass: what was missed is noticed at its end."""
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_is_same_process", is_same_address)
@@ -104,7 +106,9 @@ def test_without_the_epoch_filter_a_page_of_the_old_master_goes_out(
 
 @guarded
 @several
-def test_without_the_certificate_a_deposed_master_ends_the_scan(monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int) -> None:
+def test_without_the_certificate_a_deposed_master_ends_the_scan(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
     """The guard: a majority must name the master still. Without it: a pass over the old one counts as complete."""
 
     def always_held(plan: ScanPlan, evidence: Evidence) -> Judgement:
@@ -129,7 +133,9 @@ def test_without_the_certificate_a_deposed_master_ends_the_scan(monkeypatch: pyt
 
 @guarded
 @several
-def test_without_the_certificate_a_demoted_master_ends_the_scan(monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int) -> None:
+def test_without_the_certificate_a_demoted_master_ends_the_scan(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
     """The guard: its role must be what it was. Without it: FAILOVER and REPLICAOF, which tell nobody, pass unnoticed."""
 
     def only_the_votes(plan: ScanPlan, evidence: Evidence) -> Judgement:

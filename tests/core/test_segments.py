@@ -206,7 +206,7 @@ def test_segments_are_ranges_of_slots_where_a_cursor_carries_its_slot(slots: lis
     swept.run(30)
     assert set(swept.delivered) == set(keys)
     assert rises(swept.positions)
-    starts = [cursor for cursor, in {(cursor,) for index, cursor, _ in swept.asked if cursor < SLOTS}]
+    starts = [cursor for (cursor,) in {(cursor,) for index, cursor, _ in swept.asked if cursor < SLOTS}]
     assert {index * SLOTS // segments for index in range(segments)} <= set(starts)
 
 

@@ -363,7 +363,9 @@ def shuffle_cursors(program: DataServer, *, strict: bool) -> list[int]:
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("segments", [1, 4, 16])
-async def test_a_format_that_is_not_what_it_seems_costs_a_restart(network: Network, segments: int, strict: bool) -> None:
+async def test_a_format_that_is_not_what_it_seems_costs_a_restart(
+    network: Network, segments: int, strict: bool
+) -> None:
     """From then on it is one chain, of the server's own cursors."""
     service = Service(network, keys=KEYS)
     foreign = shuffle_cursors(service.master.program, strict=strict)
