@@ -28,7 +28,7 @@ def is_same_address(plan: ScanPlan, server: ServerIdentity) -> bool:
 
 
 def scan_half_and_restart(driver: Driver) -> None:
-    """The server is restarted, with its data, when half of the keys were handed out; then the scan goes on to its end."""
+    """The server is restarted, with its data, when half of the keys were handed out; then the scan goes on."""
     while sum(map(len, driver.pages)) < len(KEYS) // 2:
         driver.go_to(steps.HandOver)
         driver.take_all()
@@ -136,7 +136,7 @@ def test_without_the_certificate_a_deposed_master_ends_the_scan(
 def test_without_the_certificate_a_demoted_master_ends_the_scan(
     monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
 ) -> None:
-    """The guard: its role must be what it was. Without it: FAILOVER and REPLICAOF, which tell nobody, pass unnoticed."""
+    """The guard: its role must be what it was. Without it: FAILOVER, which tells nobody, passes unnoticed."""
 
     def only_the_votes(plan: ScanPlan, evidence: Evidence) -> Judgement:
         assert plan._server is not None

@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ class Sweeper:
 
 def rises(positions: list[float | None]) -> bool:
     known = [position for position in positions if position is not None]
-    return len(known) == len(positions) and all(a < b for a, b in zip(known, known[1:], strict=False))
+    return len(known) == len(positions) and all(a < b for a, b in pairwise(known))
 
 
 # ---- nothing is lost -------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def test_a_table_that_shrinks_to_a_twentieth_loses_nothing_that_stays(number: in
     trouble=st.sampled_from([0.0, 0.0, 0.3]),
     changing=st.booleans(),
 )
-def test_nothing_is_lost_whatever_comes_between(
+def test_nothing_is_lost_whatever_comes_between(  # noqa: PLR0917 (hypothesis names them)
     number: int, segments: int, count: int, seed: int, trouble: float, changing: bool
 ) -> None:
     """Sizes that jump, a rehash in steps, keys that come and go, refusals, and connections that die."""
@@ -185,12 +186,12 @@ def test_nothing_is_lost_whatever_comes_between(
 # ---- one table per slot ----------------------------------------------------------------------------------------
 
 
-def slot_tables(keys: Iterable[bytes], slots: list[int]) -> SlotTables:
+def tables_by_slot(keys: Iterable[bytes], slots: list[int]) -> dict[int, Table]:
     tables: dict[int, Table] = {}
     for key in keys:
         slot = slots[hash64(b"slot", key) % len(slots)]
         tables.setdefault(slot, Table(bits=2)).add(key)
-    return SlotTables(tables)
+    return tables
 
 
 @pytest.mark.parametrize("segments", NUMBERS)
@@ -202,24 +203,23 @@ def slot_tables(keys: Iterable[bytes], slots: list[int]) -> SlotTables:
 def test_segments_are_ranges_of_slots_where_a_cursor_carries_its_slot(slots: list[int], segments: int) -> None:
     """Whichever slots the node has."""
     keys = keys_named(800)
-    swept = Sweeper(Segments(PER_SLOT, segments), slot_tables(keys, slots), seed=segments)
+    swept = Sweeper(Segments(PER_SLOT, segments), SlotTables(tables_by_slot(keys, slots)), seed=segments)
     swept.run(30)
     assert set(swept.delivered) == set(keys)
     assert rises(swept.positions)
-    starts = [cursor for (cursor,) in {(cursor,) for index, cursor, _ in swept.asked if cursor < SLOTS}]
-    assert {index * SLOTS // segments for index in range(segments)} <= set(starts)
+    assert {index * SLOTS // segments for index in range(segments)} <= {cursor for _, cursor, _ in swept.asked}
 
 
 @pytest.mark.parametrize("segments", [1, 3, 16])
 def test_slots_that_grow_and_shrink_lose_nothing(segments: int) -> None:
     keys = keys_named(600)
-    tables = slot_tables(keys, list(range(0, SLOTS, 301)))
+    tables = tables_by_slot(keys, list(range(0, SLOTS, 301)))
     chance = random.Random(segments)
 
     def resize() -> None:
-        chance.choice(list(tables.tables.values())).resize(chance.randint(0, 6))
+        chance.choice(list(tables.values())).resize(chance.randint(0, 6))
 
-    swept = Sweeper(Segments(PER_SLOT, segments), tables, seed=segments, trouble=0.2)
+    swept = Sweeper(Segments(PER_SLOT, segments), SlotTables(tables), seed=segments, trouble=0.2)
     swept.run(15, between=resize)
     assert set(swept.delivered) == set(keys)
 

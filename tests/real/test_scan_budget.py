@@ -69,7 +69,10 @@ async def test_more_master_changes_than_max_restarts(nursery: trio.Nursery) -> N
 
 
 async def _restart_after_each_page(booth: Booth, account: Account[bytes], max_restarts: int) -> None:
-    async with booth.client() as client, client.open_scan(count=100, prefetch=0, max_restarts=max_restarts, segments=1) as pages:
+    async with (
+        booth.client() as client,
+        client.open_scan(count=100, prefetch=0, max_restarts=max_restarts, segments=1) as pages,
+    ):
         for epoch in range(3):
             await account.take(pages)
             await booth.server.restart()

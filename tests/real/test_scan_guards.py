@@ -57,7 +57,10 @@ async def test_without_the_identity_rule_and_with_a_run_id(
     monkeypatch.setattr(ScanPlan, "_is_same_process", always)
     async with open_booth(nursery, keys=KEYS) as booth:
         account: Account[bytes] = Account()
-        async with RedisClient(booth.proxy.address) as client, client.open_scan(count=100, prefetch=0, segments=1) as pages:
+        async with (
+            RedisClient(booth.proxy.address) as client,
+            client.open_scan(count=100, prefetch=0, segments=1) as pages,
+        ):
             await account.take(pages, KEYS // 200)
             await booth.server.restart()
             await account.take_the_rest(pages)

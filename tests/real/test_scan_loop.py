@@ -249,7 +249,11 @@ async def test_two_consumers_and_a_failover(nursery: trio.Nursery) -> None:
 
 async def test_every_consumer_leaves(nursery: trio.Nursery) -> None:
     """The last one closes its end: the scan stops by itself, inside of its block."""
-    async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client, client.open_scan(count=50, segments=1) as pages:
+    async with (
+        open_booth(nursery, keys=KEYS) as booth,
+        booth.client() as client,
+        client.open_scan(count=50, segments=1) as pages,
+    ):
         await pages.receive()
         other = pages.clone()
         await pages.aclose()

@@ -243,7 +243,7 @@ async def test_one_server(server_binary: ServerBinary, tmp_path: Path) -> None:
             connect(f"unix://{path}", client_name="by-its-path"),
         ]
         for client in clients:
-            async with client, client.open_scan(count=100) as pages:
+            async with client, client.open_scan(count=100, segments=1) as pages:
                 account = await drain(pages)
             account.check_complete(pages.summary, keys, epoch=0)
             account.check_without_duplicates()

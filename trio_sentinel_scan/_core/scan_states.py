@@ -7,9 +7,9 @@ Rules:
 2. This file knows no cursors, keys, servers or budgets. `scan_plan` decides *which* event something that happened
    is; the table decides where it leads.
 
-A pass is swept when each of its chains of cursors has come to its end; it is certified only when the consumer has taken its
-last page. `COMPLETE` is reached through `HELD` alone, and nothing leads out of `COMPLETE` or `FAILED`: a change of
-masters that comes after the certificate changes nothing.
+A pass is swept when each of its chains of cursors has come to its end; it is certified only when the consumer has
+taken its last page. `COMPLETE` is reached through `HELD` alone, and nothing leads out of `COMPLETE` or `FAILED`: a
+change of masters that comes after the certificate changes nothing.
 """
 
 from __future__ import annotations
