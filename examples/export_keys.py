@@ -30,7 +30,7 @@ async def export(url: str) -> None:
                         collected.truncate()
                     values = await client.mget(list(page))
                     for key, value in zip(page, values, strict=True):
-                        if value is not None:
+                        if isinstance(value, bytes):
                             collected.write(json.dumps([key.decode("latin-1"), value.decode("latin-1")]) + "\n")
             # Only a complete scan comes here; anything else has raised.
             collected.seek(0)

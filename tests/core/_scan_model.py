@@ -14,11 +14,12 @@ from typing import Any
 from tests.core._tables import Table, hash64
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
-from trio_sentinel_scan._core.cursor import CursorFormat
+from trio_sentinel_scan._core.cursor import CursorFormat, rev64
 from trio_sentinel_scan._core.handshake import unfit_for_scanning
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
 from trio_sentinel_scan._core.scan_plan import ScanPlan
+from trio_sentinel_scan._core.scan_replies import ScanReply
 from trio_sentinel_scan._core.scan_states import FINAL, State
 from trio_sentinel_scan._core.summary import ScanPage, ScanSummary
 from trio_sentinel_scan._core.topology import Votes
@@ -31,6 +32,27 @@ SENTINELS = 3
 def keys_named(count: int) -> list[bytes]:
     """Some keys."""
     return [b"key:%04d" % number for number in range(count)]
+
+
+def scans_in(data: bytes) -> list[tuple[int, int]]:
+    """The cursor and COUNT of each SCAN in what was sent."""
+    found = []
+    for command in data.split(b"*")[1:]:
+        words = command.split(b"\r\n")[2::2]
+        assert words[0] == b"SCAN"
+        assert words[-2] == b"COUNT"
+        found.append((int(words[1]), int(words[-1])))
+    return found
+
+
+def cursors_asked(log: Iterable[steps.Step]) -> list[int]:
+    """The cursors of all SCANs that these steps sent."""
+    return [cursor for step in log if isinstance(step, steps.Ask) for cursor, _ in scans_in(step.data)]
+
+
+def start_cursors(segments: int) -> set[int]:
+    """Where segments of a pass begin: cursors that nobody has issued, and that are good at any process."""
+    return {rev64(index * 2**64 // segments) for index in range(segments)}
 
 
 class Process:
@@ -48,28 +70,30 @@ class Process:
         self.role = "master"
         self.hangs = False
         self.tells_run_id = True
-        # Error replies that the next SCANs get.
-        self.errors: deque[str] = deque()
+        # Error replies that the next SCANs get; None for a proper reply in between.
+        self.errors: deque[str | None] = deque()
         # Every cursor it has given out, as the client sees it, and what it means.
         self.issued: dict[int, int] = {0: 0}
+        # Cursors that are nobody's: where segments begin.
+        self.starts: set[int] = set()
         # How often it was sent a cursor of somebody else's.
         self.misused = 0
 
     def identity(self) -> ServerIdentity:
         return ServerIdentity(self.run_id if self.tells_run_id else None, self.address)
 
-    def scan(self, cursor: int, count: int) -> steps.Outcome:
+    def scan(self, cursor: int, count: int) -> ScanReply:
         """Answer a SCAN. A cursor of somebody else's is answered, too: that is the trouble."""
-        if self.errors:
-            return steps.Refused(parse_error_reply(self.errors.popleft()))
-        if cursor not in self.issued:
+        if self.errors and (error := self.errors.popleft()) is not None:
+            return parse_error_reply(error)
+        if cursor not in self.issued and cursor not in self.starts:
             self.misused += 1
         if self._opaque and cursor not in self.issued:
-            return steps.Refused(parse_error_reply("ERR invalid cursor"))
+            return parse_error_reply("ERR invalid cursor")
         following, keys = self.table.scan(self.issued.get(cursor, cursor), count)
         shown = hash64(self.table.seed, b"%d" % following) if self._opaque and following else following
         self.issued[shown] = following
-        return steps.Replied(shown, keys)
+        return shown, keys
 
 
 class World:
@@ -186,8 +210,8 @@ class Link:
 
     process: Process
     alive: bool = True
-    # Cursors that were asked for and not answered yet.
-    owed: list[int] = field(default_factory=list)
+    # The cursors and COUNTs of what was asked and not answered yet.
+    owed: deque[tuple[int, int]] = field(default_factory=deque)
 
 
 def scan_options(*, has_sentinels: bool = True, **changes: Any) -> ScanOptions:
@@ -201,6 +225,7 @@ def scan_options(*, has_sentinels: bool = True, **changes: Any) -> ScanOptions:
         "max_restarts": 10,
         "prefetch": 2,
         "certify": "sentinels",
+        "segments": 1,
     }
     return checked_scan_options(**{**arguments, **changes}, has_sentinels=has_sentinels)
 
@@ -219,6 +244,8 @@ class Driver:
         self.pending: tuple[steps.Step, steps.Outcome | None] | None = None
         # A page whose hand-over waits for room in the channel.
         self.sending: ScanPage[bytes] | None = None
+        # How many replies one read brings at most.
+        self.batch = 1000
         # Every step that was begun.
         self.log: list[steps.Step] = []
         # Keys handed out, by epoch, and how often.
@@ -293,7 +320,7 @@ class Driver:
             self.finish()
         return step
 
-    def go_to(self, kind: type[Any], *, taking: bool = True) -> Any:
+    def go_to(self, kind: type[Any] | tuple[type[Any], ...], *, taking: bool = True) -> Any:
         """Take steps until one of this kind has begun; the consumer takes what comes, unless it must not."""
         for _ in range(2000):
             if taking:
@@ -304,7 +331,7 @@ class Driver:
             if isinstance(step, kind):
                 return step
             assert not isinstance(step, steps.Finish), (self.plan, self.plan.error)
-        raise AssertionError(f"no {kind.__name__} within 2000 steps: {self.plan!r}")
+        raise AssertionError(f"no {kind} within 2000 steps: {self.plan!r}")
 
     def run(self, *, taking: bool = True, limit: int = 3000) -> ScanSummary:
         """Take steps, the consumer taking what comes, until the plan has ended."""
@@ -347,22 +374,30 @@ class Driver:
         if not link.alive or self.world.nodes[link.process.address] is not link.process:
             return steps.Lost("connection closed")
         match step:
-            case steps.Ask(_, command):
-                assert not link.owed, "a second SCAN before the first was answered"
-                link.owed.append(int(command[1]))
+            case steps.Ask(_, data, replies):
+                asked = scans_in(data)
+                assert len(asked) == replies > 0
+                link.owed.extend(asked)
+                assert len(link.owed) <= (self.options.segments or 64), "a segment was asked for twice"
                 return steps.Asked()
             case steps.Receive():
+                assert link.owed, "nothing was asked"
                 if link.process.hangs:
                     return None
-                cursor = link.owed.pop()
-                if cursor == 0:
-                    self.present[self.plan.epoch] = set(self.world.keys)
-                return link.process.scan(cursor, self.options.count)
+                return steps.Answered([self._scan(link) for _ in range(min(self.batch, len(link.owed)))])
             case steps.Certify(_, _, target):
                 if link.process.hangs:
                     return None
                 return self._evidence(link.process, target)
         raise AssertionError(step)
+
+    def _scan(self, link: Link) -> ScanReply:
+        cursor, count = link.owed.popleft()
+        epoch, segments = self.plan.epoch, self.options.segments or 64
+        if epoch not in self.present or (cursor == 0 and segments == 1):
+            self.present[epoch] = set(self.world.keys)
+        link.process.starts = start_cursors(segments)
+        return link.process.scan(cursor, count)
 
     def _evidence(self, process: Process, target: steps.Target) -> Evidence | Undecided:
         self.named_when_asked = self.world.named.address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 from collections.abc import Iterable
 
@@ -88,6 +89,42 @@ class Table:
         keys += sorted(key for key in there if self.hashes[key] & mask == v & mask)
 
 
+class LargeTable:
+    """One dict in a single table, for many keys: in the order of their reversed hashes a bucket is a stretch."""
+
+    def __init__(self, keys: Iterable[bytes], *, seed: bytes = b"seed", bits: int = 4) -> None:
+        self.seed = seed
+        self.bits = bits
+        # Sorted: the reversed hash, and the key.
+        self.places: list[tuple[int, bytes]] = sorted((self.place(key), key) for key in keys)
+
+    def place(self, key: bytes) -> int:
+        """The key's position in the hash space."""
+        return reversed_bits(hash64(self.seed, key))
+
+    def add(self, key: bytes) -> None:
+        """A new key, that was not there."""
+        bisect.insort(self.places, (self.place(key), key))
+
+    def discard(self, key: bytes) -> None:
+        """Delete a key that is there."""
+        del self.places[bisect.bisect_left(self.places, (self.place(key), key))]
+
+    def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:
+        """One SCAN: the next cursor, and the keys."""
+        keys: list[bytes] = []
+        mask = (1 << self.bits) - 1
+        for _ in range(10 * count):
+            start = reversed_bits(cursor & mask)
+            end = start + (1 << (64 - self.bits))
+            first, last = (bisect.bisect_left(self.places, (place, b"")) for place in (start, end))
+            keys += [key for _, key in self.places[first:last]]
+            cursor = _next(cursor, mask)
+            if cursor == 0 or len(keys) >= count:
+                break
+        return cursor, keys
+
+
 def _next(v: int, mask: int) -> int:
     """Count up by one, in the reversed bits under the mask."""
     v |= ALL_ONES & ~mask
@@ -97,7 +134,7 @@ def _next(v: int, mask: int) -> int:
 class SlotTables:
     """A cluster node's tables, one per hash slot, as Redis 7.4 and Valkey 8.0 keep them."""
 
-    def __init__(self, tables: dict[int, Table]) -> None:
+    def __init__(self, tables: dict[int, Table] | dict[int, LargeTable]) -> None:
         self.tables = tables
 
     def scan(self, cursor: int, count: int) -> tuple[int, list[bytes]]:

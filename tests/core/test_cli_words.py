@@ -30,6 +30,7 @@ COMPLETE = ScanSummary(
     duplicates_dropped=0,
     position=1.0,
     server=OLD,
+    segments=16,
     certificate=Certificate("server", OLD, "master", 0),
     elapsed=2.0,
 )

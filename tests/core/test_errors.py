@@ -45,6 +45,7 @@ SUMMARY = ScanSummary(
     duplicates_dropped=0,
     position=0.5,
     server=OLD,
+    segments=16,
     certificate=None,
     elapsed=1.5,
     restarts=(Restart(1, "why", 0.5, OLD, NEW),),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
 from trio_sentinel_scan._core.errors import ConfigError
-from trio_sentinel_scan._core.scan_options import DEFAULT_COUNT, ScanOptions, checked_scan_options
+from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
+from trio_sentinel_scan._core.scan_replies import ScanEncoder
+from trio_sentinel_scan._core.segments import MAX_SEGMENTS
+from trio_sentinel_scan._core.wire import encode_command
 
 
 def options(*, has_sentinels: bool = True, encoding: str = "utf-8", **changes: Any) -> ScanOptions:
@@ -25,16 +29,35 @@ def options(*, has_sentinels: bool = True, encoding: str = "utf-8", **changes: A
     return checked_scan_options(**{**arguments, **changes}, has_sentinels=has_sentinels, encoding=encoding)
 
 
-def test_a_plain_scan_says_no_more_than_it_must() -> None:
-    """A COUNT is always said: the server's own is too small for a scan of everything."""
-    assert options().scan_command(0) == (b"SCAN", 0, b"COUNT", DEFAULT_COUNT)
+def test_a_plain_scan_adapts() -> None:
+    """Its COUNT and its segments, at full speed, in pages as they come."""
+    found = options()
+    assert (found.count, found.segments, found.duty, found.page_size) == (None, None, 1.0, None)
+
+
+def test_what_bounds_a_scan_may_be_said() -> None:
+    """Each by itself; a whole duty may be a whole number."""
+    found = options(segments=7, duty=0.25, page_size=100)
+    assert (found.segments, found.duty, found.page_size) == (7, 0.25, 100)
+    assert options(duty=1).duty == 1.0
+    assert options(segments="auto", cursor=5).segments is None
+
+
+def test_a_scan_from_a_callers_cursor_is_one_chain() -> None:
+    """There is no telling where other segments would have to begin."""
+    assert options(segments=1, cursor=5).segments == 1
+    with pytest.raises(ConfigError, match="one chain") as caught:
+        options(segments=2, cursor=5)
+    assert caught.value.argument == "segments"
 
 
 def test_every_option_gets_into_the_command() -> None:
     """With the cursor of the moment, not the one that the scan began with."""
     found = options(match="user:*", count=7, type_="zset", cursor="5")
     assert found.cursor == 5
-    assert found.scan_command(9) == (b"SCAN", 9, b"MATCH", b"user:*", b"COUNT", 7, b"TYPE", "zset")
+    assert found.count == 7
+    command = ("SCAN", 9, "MATCH", "user:*", "TYPE", "zset", "COUNT", 7)
+    assert ScanEncoder(found).encode(9, found.count) == encode_command(*command)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +108,17 @@ def test_types_are_the_servers_own_and_those_of_modules(type_: str) -> None:
         ("max_restarts", [-1, None, 1.0, "3", False, 2**31]),
         ("prefetch", [-1, None, 1.0, "3", True]),
         ("certify", ["", "server", None, ["role"]]),
+        ("segments", [0, -1, "all", None, 1.0, True, b"auto", MAX_SEGMENTS + 1]),
+        ("duty", [0, -0.5, 1.01, "1", None, True, math.nan, math.inf]),
+        ("page_size", [0, -1, 1.0, "10", True, 2**31]),
     ],
 )
 def test_a_refusal_names_the_argument(argument: str, values: list[object]) -> None:
     """Older servers answer an unknown type with an empty result, so nothing is left to them."""
+    refuse: Any = options
     for value in values:
-        changes: dict[str, Any] = {argument: value}
         with pytest.raises(ConfigError) as caught:
-            options(**changes)
+            refuse(**{argument: value})
         assert caught.value.argument == argument
 
 

@@ -11,11 +11,15 @@ from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Held, Judgement
 from trio_sentinel_scan._core.identity import ServerIdentity
 from trio_sentinel_scan._core.scan_plan import ScanPlan
+from trio_sentinel_scan._core.segments import Ask
 from trio_sentinel_scan._core.summary import Certificate, ScanPage
+from trio_sentinel_scan._core.sweep import Sweep
 
 KEYS = keys_named(60)
 
 guarded = pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
+
+several = pytest.mark.parametrize("segments", [1, 3])
 
 
 def is_same_address(plan: ScanPlan, server: ServerIdentity) -> bool:
@@ -24,7 +28,7 @@ def is_same_address(plan: ScanPlan, server: ServerIdentity) -> bool:
 
 
 def scan_half_and_restart(driver: Driver) -> None:
-    """The server is restarted, with its data, when half of the keys were handed out; the scan goes on to its end."""
+    """The server is restarted, with its data, when half of the keys were handed out; then the scan goes on."""
     while sum(map(len, driver.pages)) < len(KEYS) // 2:
         driver.go_to(steps.HandOver)
         driver.take_all()
@@ -35,14 +39,15 @@ def scan_half_and_restart(driver: Driver) -> None:
 
 
 @guarded
+@several
 def test_without_the_identity_rule_a_restart_at_the_same_address_loses_keys(
-    monkeypatch: pytest.MonkeyPatch, guarded: bool
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
 ) -> None:
     """The guard: a cursor goes on only at the process that issued it. Without it: at the address that issued it."""
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_is_same_process", is_same_address)
     world = World(KEYS, tell_run_id=False)
-    driver = Driver(world)
+    driver = Driver(world, segments=segments)
     scan_half_and_restart(driver)
     assert driver.complete
     assert bool(driver.missed()) is not guarded
@@ -53,11 +58,14 @@ def test_without_the_identity_rule_a_restart_at_the_same_address_loses_keys(
 
 
 @guarded
-def test_the_certificate_stands_behind_the_identity_rule(monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
+@several
+def test_the_certificate_stands_behind_the_identity_rule(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
     """Where processes tell who they are, a foreign cursor costs a pass: what was missed is noticed at its end."""
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_is_same_process", is_same_address)
-    driver = Driver(World(KEYS))
+    driver = Driver(World(KEYS), segments=segments)
     scan_half_and_restart(driver)
     assert driver.complete
     assert driver.missed() == set()
@@ -68,8 +76,9 @@ def test_the_certificate_stands_behind_the_identity_rule(monkeypatch: pytest.Mon
 
 
 @guarded
+@several
 def test_without_the_epoch_filter_a_page_of_the_old_master_goes_out(
-    monkeypatch: pytest.MonkeyPatch, guarded: bool
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
 ) -> None:
     """The guard: what waits in the channel when a change becomes known is dropped. Without it: it goes out."""
 
@@ -79,7 +88,7 @@ def test_without_the_epoch_filter_a_page_of_the_old_master_goes_out(
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_is_current", any_page)
     world = World(KEYS)
-    driver = Driver(world, prefetch=10)
+    driver = Driver(world, prefetch=10, segments=segments)
     driver.go_to(steps.HandOver)
     assert driver.channel
     # A key that is deleted on the new master, and that the old one still has.
@@ -96,7 +105,10 @@ def test_without_the_epoch_filter_a_page_of_the_old_master_goes_out(
 
 
 @guarded
-def test_without_the_certificate_a_deposed_master_ends_the_scan(monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
+@several
+def test_without_the_certificate_a_deposed_master_ends_the_scan(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
     """The guard: a majority must name the master still. Without it: a pass over the old one counts as complete."""
 
     def always_held(plan: ScanPlan, evidence: Evidence) -> Judgement:
@@ -106,7 +118,7 @@ def test_without_the_certificate_a_deposed_master_ends_the_scan(monkeypatch: pyt
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_judge", always_held)
     world = World(KEYS)
-    driver = Driver(world)
+    driver = Driver(world, segments=segments)
     # The client has not heard; the old master says "master" for ten seconds more, and its keys are no longer it.
     world.fail_over(B)
     world.write(b"new")
@@ -120,8 +132,11 @@ def test_without_the_certificate_a_deposed_master_ends_the_scan(monkeypatch: pyt
 
 
 @guarded
-def test_without_the_certificate_a_demoted_master_ends_the_scan(monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
-    """The guard: its role must be what it was. Without it: FAILOVER and REPLICAOF, which tell nobody, go unseen."""
+@several
+def test_without_the_certificate_a_demoted_master_ends_the_scan(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
+    """The guard: its role must be what it was. Without it: FAILOVER, which tells nobody, passes unnoticed."""
 
     def only_the_votes(plan: ScanPlan, evidence: Evidence) -> Judgement:
         assert plan._server is not None
@@ -130,7 +145,7 @@ def test_without_the_certificate_a_demoted_master_ends_the_scan(monkeypatch: pyt
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_judge", only_the_votes)
     world = World(KEYS)
-    driver = Driver(world, certify="role")
+    driver = Driver(world, certify="role", segments=segments)
     driver.go_to(steps.Receive)
     # Demoted in mid-scan, and not in touch with its new master yet: it answers, with what it has.
     old = world.master
@@ -147,8 +162,9 @@ def test_without_the_certificate_a_demoted_master_ends_the_scan(monkeypatch: pyt
 
 
 @guarded
+@several
 def test_a_certificate_before_the_last_page_was_taken_ends_the_scan_too_early(
-    monkeypatch: pytest.MonkeyPatch, guarded: bool
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
 ) -> None:
     """The guard: first the last page, then the certificate. Without it: pages that wait are never handed out."""
 
@@ -157,7 +173,7 @@ def test_a_certificate_before_the_last_page_was_taken_ends_the_scan_too_early(
 
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_may_certify", at_once)
-    driver = Driver(World(KEYS), prefetch=100)
+    driver = Driver(World(KEYS), prefetch=100, segments=segments)
     driver.go_to(steps.AwaitTaken if guarded else steps.Finish, taking=False)
     assert driver.complete is not guarded
     assert driver.channel
@@ -168,8 +184,9 @@ def test_a_certificate_before_the_last_page_was_taken_ends_the_scan_too_early(
 
 
 @guarded
+@several
 def test_a_failover_after_too_early_a_certificate_is_not_noticed(
-    monkeypatch: pytest.MonkeyPatch, guarded: bool
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
 ) -> None:
     """The same guard: a change that comes while pages wait voids the pass. Without it: it comes too late."""
 
@@ -178,7 +195,7 @@ def test_a_failover_after_too_early_a_certificate_is_not_noticed(
 
     if not guarded:
         monkeypatch.setattr(ScanPlan, "_may_certify", at_once)
-    driver = Driver(World(keys_named(10)), prefetch=100)
+    driver = Driver(World(keys_named(10)), prefetch=100, segments=segments)
     driver.go_to(steps.AwaitTaken if guarded else steps.Finish, taking=False)
     driver.world.fail_over(B)
     assert driver.hear() is guarded
@@ -189,28 +206,36 @@ def test_a_failover_after_too_early_a_certificate_is_not_noticed(
 
 
 @guarded
-def test_a_cursor_that_is_committed_before_its_keys_loses_them(monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
-    """The guard: cursor and page in one step. Without it: a page that waits for the next SCAN goes down with it."""
+@several
+def test_a_cursor_that_is_committed_before_its_keys_loses_them(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
+    """The guard: cursor and keys in one step. Without it: keys that wait for the next SCANs go down with them."""
     aside: list[ScanPage[Any]] = []
-    commit, report = ScanPlan._commit, ScanPlan.report
+    commit, report = Sweep._commit, ScanPlan.report
+    held_back: list[bytes] = []
 
-    def commit_the_cursor(plan: ScanPlan, reply: steps.Replied) -> None:
-        commit(plan, reply)
-        if not plan._swept and plan._in_hand is not None:
-            aside[:] = [plan._in_hand]
-            plan._in_hand = None
+    def commit_the_cursor(sweep: Sweep, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
+        committed = commit(sweep, ask, cursor, keys)
+        if committed and not sweep.swept:
+            held_back.extend(committed)
+            return []
+        return committed
 
     def report_and_commit_the_keys(plan: ScanPlan, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
         report(plan, step, outcome, now)
+        if held_back:
+            aside.append(ScanPage(held_back[:], plan.epoch, plan._bound.server, plan._position()))
+            held_back.clear()
         if isinstance(step, steps.Ask):
-            if isinstance(outcome, steps.Asked) and aside:
-                plan._in_hand = aside[0]
+            if isinstance(outcome, steps.Asked):
+                plan._in_hand.extend(aside)
             aside.clear()
 
     if not guarded:
-        monkeypatch.setattr(ScanPlan, "_commit", commit_the_cursor)
+        monkeypatch.setattr(Sweep, "_commit", commit_the_cursor)
         monkeypatch.setattr(ScanPlan, "report", report_and_commit_the_keys)
-    driver = Driver(World(KEYS))
+    driver = Driver(World(KEYS), segments=segments)
     driver.go_to(steps.HandOver)
     driver.go_to(steps.Receive)
     driver.finish()
@@ -223,26 +248,32 @@ def test_a_cursor_that_is_committed_before_its_keys_loses_them(monkeypatch: pyte
 
 
 @guarded
-def test_keys_that_are_committed_before_their_cursor_come_twice(monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
+@several
+def test_keys_that_are_committed_before_their_cursor_come_twice(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, segments: int
+) -> None:
     """The same guard the other way round: nothing is lost, and what could have gone on is asked for again."""
-    commit, report = ScanPlan._commit, ScanPlan.report
+    commit, report = Sweep._commit, ScanPlan.report
+    # What each segment was asked for last, once the keys of its reply are committed and its cursor is not.
+    behind: dict[int, tuple[int, int]] = {}
 
-    def commit_the_keys(plan: ScanPlan, reply: steps.Replied) -> None:
-        before = plan._cursor
-        commit(plan, reply)
-        plan.__dict__["following"], plan._cursor = plan._cursor, before
+    def commit_and_remember(sweep: Sweep, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
+        segment = sweep._segments._segments[ask[0]]
+        behind[ask[0]] = (segment.cursor, segment.position)
+        return commit(sweep, ask, cursor, keys)
 
-    def report_and_commit_the_cursor(plan: ScanPlan, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
+    def report_and_go_back(plan: ScanPlan, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
         if isinstance(step, steps.Receive) and isinstance(outcome, steps.Lost):
-            plan._cursor = plan.__dict__["before"]
+            for index, (cursor, position) in behind.items():
+                segment = plan._bound._segments._segments[index]
+                if segment.position < segment.end:
+                    segment.cursor, segment.position = cursor, position
         report(plan, step, outcome, now)
-        if isinstance(outcome, steps.Replied):
-            plan.__dict__["before"], plan._cursor = plan._cursor, plan.__dict__["following"]
 
     if not guarded:
-        monkeypatch.setattr(ScanPlan, "_commit", commit_the_keys)
-        monkeypatch.setattr(ScanPlan, "report", report_and_commit_the_cursor)
-    driver = Driver(World(KEYS))
+        monkeypatch.setattr(Sweep, "_commit", commit_and_remember)
+        monkeypatch.setattr(ScanPlan, "report", report_and_go_back)
+    driver = Driver(World(KEYS), segments=segments)
     driver.go_to(steps.HandOver)
     driver.go_to(steps.Receive)
     driver.report(steps.Lost("connection closed"))

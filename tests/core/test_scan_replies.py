@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from redis import exceptions as redis_errors
 
 from trio_sentinel_scan._core.errors import ProtocolError
 from trio_sentinel_scan._core.identity import Address, Role
-from trio_sentinel_scan._core.scan_replies import STANDING, read_scan_reply, read_standing
-from trio_sentinel_scan._core.scan_steps import Refused, Replied
+from trio_sentinel_scan._core.scan_options import ScanOptions
+from trio_sentinel_scan._core.scan_replies import STANDING, ScanEncoder, read_scan_replies, read_standing
 from trio_sentinel_scan._core.verdicts import parse_error_reply
+from trio_sentinel_scan._core.wire import encode_command
 
 ADDRESS = Address("10.0.0.1", 6379)
 MASTER = Role("master", frozenset({Address("10.0.0.2", 6379)}))
@@ -28,19 +30,33 @@ NOPERM = parse_error_reply("NOPERM no")
         (["17", ["a"]], 17, ["a"]),
         ([17, []], 17, []),
         ([b"18446744073709551615", [b"a"]], 2**64 - 1, [b"a"]),
+        ([b"9999999999999999999", [b"a"]], 10**19 - 1, [b"a"]),
     ],
     ids=repr,
 )
 def test_a_scan_reply_is_a_cursor_and_keys(reply: object, cursor: int, keys: list[Any]) -> None:
     """In bytes or in text."""
-    assert read_scan_reply(reply, ADDRESS) == Replied(cursor, keys)
+    assert read_scan_replies([reply], ADDRESS) == [(cursor, keys)]
 
 
 def test_an_error_reply_is_an_outcome() -> None:
     """What it means is for the plan to say."""
-    outcome = read_scan_reply(NOPERM, ADDRESS)
-    assert isinstance(outcome, Refused)
-    assert outcome.error is NOPERM
+    assert read_scan_replies([NOPERM], ADDRESS) == [NOPERM]
+
+
+def test_replies_stay_in_their_order() -> None:
+    """Which SCAN each one answers is told by that alone."""
+    assert read_scan_replies([[b"3", [b"a"]], NOPERM, [b"0", []]], ADDRESS) == [(3, [b"a"]), NOPERM, (0, [])]
+    assert read_scan_replies([], ADDRESS) == []
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_one_bad_reply_among_good_ones_is_an_error(place: int) -> None:
+    """A server that answers one SCAN with nonsense is not to be trusted with the others."""
+    replies: list[Any] = [[b"3", [b"a"]], [b"0", []]]
+    replies.insert(place, b"OK")
+    with pytest.raises(ProtocolError):
+        read_scan_replies(replies, ADDRESS)
 
 
 @pytest.mark.parametrize(
@@ -48,15 +64,49 @@ def test_an_error_reply_is_an_outcome() -> None:
     [
         *[None, b"OK", 0, [], {}, {b"0": []}, [b"0"], [b"0", []] * 2, [[], b"0"], [b"0", None], [b"0", b"key"]],
         *[[b"-1", []], [b"x", []], [b"18446744073709551616", []], [b"9" * 9999, []], [None, []], [b"0", NOPERM]],
-        *[[NOPERM, []], [b"0", {b"key": b"value"}], [b"", []], [b"0", [7]], [b"0", [None]], [b"0", [[b"key"]]]],
+        *[[NOPERM, []], [b"0", {b"key": b"value"}], [b"", []], ["\N{SUPERSCRIPT TWO}", []], [True, []]],
     ],
     ids=lambda reply: f"{reply!r:.40}",
 )
 def test_what_is_no_scan_reply_is_a_protocol_error(reply: object) -> None:
     """It names the server, and shows nothing of the reply."""
     with pytest.raises(ProtocolError, match=r"10\.0\.0\.1:6379 answered SCAN") as caught:
-        read_scan_reply(reply, ADDRESS)
+        read_scan_replies([reply], ADDRESS)
     assert "key" not in str(caught.value).removesuffix("a list of keys")
+
+
+OPTIONS = ScanOptions(
+    match=None,
+    count=None,
+    type_=None,
+    cursor=0,
+    on_failover="restart",
+    max_restarts=10,
+    prefetch=2,
+    basis="server",
+)
+
+
+@pytest.mark.parametrize("cursor", [0, 7, 2**64 - 1])
+@pytest.mark.parametrize("count", [1, 1000])
+@pytest.mark.parametrize("match", [None, b"", b"a*\r\n"])
+@pytest.mark.parametrize("type_", [None, "zset"])
+def test_a_scan_is_encoded_as_any_command(cursor: int, count: int, match: bytes | None, type_: str | None) -> None:
+    """By a shorter way. A COUNT is always said: the server's own is too small for a scan of everything."""
+    words: list[Any] = ["SCAN", cursor]
+    words += [] if match is None else ["MATCH", match]
+    words += [] if type_ is None else ["TYPE", type_]
+    encoder = ScanEncoder(replace(OPTIONS, match=match, type_=type_))
+    for _ in range(2):
+        assert encoder.encode(cursor, count) == encode_command(*words, "COUNT", count)
+
+
+def test_an_encoder_does_not_grow_with_the_counts_it_has_seen() -> None:
+    """Whatever they are, what it remembers is bounded."""
+    encoder = ScanEncoder(OPTIONS)
+    for count in range(1, 5000):
+        assert encoder.encode(3, count) == encode_command("SCAN", 3, "COUNT", count)
+    assert len(encoder._tails) <= 1001
 
 
 def test_the_standing_is_asked_in_one_round_trip() -> None:

@@ -69,6 +69,7 @@ def summary(**changes: Any) -> ScanSummary:
             "duplicates_dropped": 0,
             "position": 1.0,
             "server": SERVER,
+            "segments": 16,
             "certificate": None,
             "elapsed": 2.0,
             "restarts": (Restart(1, "why", 0.5, SERVER),),

@@ -27,7 +27,10 @@ Matcher: TypeAlias = "Callable[[bytes], bool]"
 
 _SCAN: Final = re.compile(rb"\r\nSCAN\r\n\$\d+\r\n(\d+)\r\n")
 _SCAN_REPLY: Final = re.compile(rb"\A\*2\r\n\$\d+\r\n(\d+)\r\n")
+_SCAN_REPLIES: Final = re.compile(rb"(?:\A|\r\n)\*2\r\n\$\d+\r\n(\d+)\r\n(?=\*)")
 _RUN_ID: Final = re.compile(rb"\r\nrun_id:([0-9a-f]{40})\r\n")
+# Where segments of a pass begin, when there are up to 64 of them by a power of two: cursors that nobody has issued.
+_STARTS: Final = range(64)
 _READ_SIZE: Final = 64 * 1024
 
 
@@ -255,12 +258,13 @@ class Proxy:
                 cursor = int(match[1])
                 self.scans.append(cursor)
                 link.scans += 1
-                if cursor and cursor not in self._issued[link.process]:
+                if cursor not in _STARTS and cursor not in self._issued[link.process]:
                     self.foreign_cursors.append(cursor)
         else:
             if (run_id := _RUN_ID.search(data)) is not None:
                 link.process = run_id[1]
-            if (page := _SCAN_REPLY.match(data)) is not None:
+            # (Many replies may come together; one that is split between two chunks is not seen.)
+            for page in _SCAN_REPLIES.finditer(data):
                 self._issued[link.process].add(int(page[1]))
 
 

@@ -148,7 +148,7 @@ async def test_a_scan_writes_all_keys_and_then_says_so(server_binary: ServerBina
         async with LocalRedis(binary=server_binary) as server:
             keys = await server.fill(1_000)
             client = RedisClient(server.address)
-            summary = await run_scan(client, ScanOptions(), encoder("null"), Output(writing), Report(report))
+            summary = await run_scan(client, ScanOptions(segments=1), encoder("null"), Output(writing), Report(report))
         os.close(writing)
         assert set(read_all(reading).split(b"\0")) == {*keys, b""}
     assert summary.complete

@@ -25,7 +25,7 @@ AWKWARD = [b"", b"\r\n", b"a\nb", b"a\0b", b"caf\xc3\xa9", b"\xff\xfe", b"\x1b[3
 async def test_text(server_binary: ServerBinary) -> None:
     async with LocalRedis(binary=server_binary) as server:
         keys = await server.fill(5_000)
-        ended = await cli("scan", "--url", server.url)
+        ended = await cli("scan", "--segments", "1", "--url", server.url)
     assert ended.status == 0
     assert sorted(ended.keys) == sorted(keys)
     assert ended.err.startswith("complete: 5,000 keys in ")
@@ -35,11 +35,11 @@ async def test_text(server_binary: ServerBinary) -> None:
 async def test_a_service(server_binary: ServerBinary) -> None:
     async with LocalSentinel(binary=server_binary) as service:
         keys = await service.fill(1_000)
-        ended = await cli("scan", env={"TRIO_SENTINEL_SCAN_URL": service.url})
+        ended = await cli("scan", "--segments", "1", env={"TRIO_SENTINEL_SCAN_URL": service.url})
         assert ended.status == 0
         assert set(ended.keys) == keys
         assert "Sentinels agree" in ended.err
-        ended = await cli("scan", "--certify", "role", "-u", service.url)
+        ended = await cli("scan", "--segments", "1", "--certify", "role", "-u", service.url)
         assert ended.status == 0
         assert "no Sentinel was asked" in ended.err
 

@@ -41,7 +41,7 @@ async def test_a_key_cannot_act_on_the_terminal(server_binary: ServerBinary) -> 
 async def test_a_bar(server_binary: ServerBinary) -> None:
     async with LocalRedis(binary=server_binary) as server:
         keys = await server.fill(20_000)
-        seen = await cli_at_terminal("scan", "-v", "-u", server.url, "--count", "20", shows="err")
+        seen = await cli_at_terminal("scan", "-v", "-u", server.url, "--count", "20", "--segments", "1", shows="err")
         assert seen.status == 0
         assert set(seen.piped.splitlines()) == keys
         shown = CONTROL.sub("", seen.screen)
@@ -74,7 +74,7 @@ async def test_no_bar(server_binary: ServerBinary, arguments: list[str], env: di
 async def test_keys_and_bar_do_not_share_a_terminal(server_binary: ServerBinary) -> None:
     async with LocalRedis(binary=server_binary) as server:
         await server.fill(100)
-        seen = await cli_at_terminal("scan", "-u", server.url, shows="both")
+        seen = await cli_at_terminal("scan", "--segments", "1", "-u", server.url, shows="both")
         assert seen.status == 0
         assert "━" not in seen.screen
         assert "\x1b" not in seen.screen

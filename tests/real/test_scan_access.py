@@ -32,7 +32,7 @@ async def test_a_user_of_each_side_through_a_failover(nursery: trio.Nursery) -> 
     async with open_stage(nursery, keys=KEYS, **DATA, **SENTINEL) as stage, stage.client(**DATA, **SENTINEL) as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             _, new = await stage.depose(kill=True)
             await account.take_the_rest(pages)
@@ -73,7 +73,7 @@ async def test_a_password_that_is_changed_in_mid_scan(nursery: trio.Nursery) -> 
         booth.keys = await booth.server.fill(KEYS)
         async with booth.client(username="app", password="first") as client:
             account: Account[bytes] = Account()
-            async with client.open_scan(count=100, prefetch=0) as pages:
+            async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
                 await account.take(pages, 3)
                 await booth.server.execute("ACL", "SETUSER", "app", "resetpass", ">second")
                 await account.take(pages, 3)
@@ -92,7 +92,7 @@ async def test_a_user_without_role_and_info(nursery: trio.Nursery) -> None:
     acl = {"scanner": "on >secret ~* &* +@all -role -info"}
     async with open_stage(nursery, keys=KEYS, acl=acl) as stage, stage.client(**user) as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             assert account.pages[0].server.run_id is None
             assert account.pages[0].position is None
@@ -115,7 +115,7 @@ async def test_a_user_without_role_and_info_through_a_failover(nursery: trio.Nur
     acl = {"scanner": "on >secret ~* &* +@all -role -info"}
     async with open_stage(nursery, keys=KEYS, acl=acl) as stage, stage.client(**user) as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             _, new = await stage.depose()
             await account.take_the_rest(pages)
@@ -132,7 +132,7 @@ async def test_a_user_without_info_and_on_failover_raise(nursery: trio.Nursery) 
         booth.client(username="scanner", password="secret") as client,
     ):
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0, on_failover="raise") as pages:
+        async with client.open_scan(count=100, prefetch=0, on_failover="raise", segments=1) as pages:
             await account.take(pages, 3)
             booth.proxy.reset_all()
             with pytest.raises(ScanInterrupted, match="does not tell which process") as caught:
@@ -147,7 +147,7 @@ async def test_a_user_without_scan(nursery: trio.Nursery) -> None:
         open_stage(nursery, keys=KEYS, acl=acl) as stage,
         stage.client(username="reader", password="secret") as client,
     ):
-        async with client.open_scan() as pages:
+        async with client.open_scan(count=1000, segments=1) as pages:
             with pytest.raises(ScanRefused, match="no permissions") as caught:
                 await pages.receive()
             assert caught.value.summary is not None
@@ -158,7 +158,7 @@ async def test_a_user_without_scan(nursery: trio.Nursery) -> None:
 async def test_logins_by_url() -> None:
     async with LocalSentinel(replicas=0, **DATA, **SENTINEL) as service:
         keys = await service.fill(100)
-        async with connect(service.url) as client, client.open_scan() as pages:
+        async with connect(service.url) as client, client.open_scan(count=1000, segments=1) as pages:
             (await drain(pages)).check_complete(pages.summary, keys, epoch=0)
         assert "secret" not in repr(client)
 
@@ -168,7 +168,7 @@ async def test_a_password_without_a_user(nursery: trio.Nursery, protocol: Litera
     async with open_booth(nursery, keys=100, password="secret") as booth:
         async with (
             RedisClient(booth.server.address, password="secret", protocol=protocol) as client,
-            client.open_scan() as pages,
+            client.open_scan(count=1000, segments=1) as pages,
         ):
             (await drain(pages)).check_complete(pages.summary, booth.keys, epoch=0)
         with pytest.raises(AuthenticationFailed, match="wants a password"):

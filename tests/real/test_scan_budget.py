@@ -30,7 +30,7 @@ async def test_two_failovers_back_to_the_first_node(nursery: trio.Nursery) -> No
         first, second = stage.service.nodes
         ids = [await identity_of(first), await identity_of(second)]
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             assert await stage.service.failover() is second
             await account.take(pages, 5)
@@ -52,7 +52,7 @@ async def test_two_failovers_back_to_the_first_node(nursery: trio.Nursery) -> No
 async def test_more_master_changes_than_max_restarts(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0, max_restarts=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, max_restarts=0, segments=1) as pages:
             await account.take(pages, 5)
             await stage.depose(kill=True)
             with pytest.raises(ScanRestartsExhausted, match=r"MASTER_CHANGE.*max_restarts=0") as caught:
@@ -69,7 +69,10 @@ async def test_more_master_changes_than_max_restarts(nursery: trio.Nursery) -> N
 
 
 async def _restart_after_each_page(booth: Booth, account: Account[bytes], max_restarts: int) -> None:
-    async with booth.client() as client, client.open_scan(count=100, prefetch=0, max_restarts=max_restarts) as pages:
+    async with (
+        booth.client() as client,
+        client.open_scan(count=100, prefetch=0, max_restarts=max_restarts, segments=1) as pages,
+    ):
         for epoch in range(3):
             await account.take(pages)
             await booth.server.restart()
@@ -102,7 +105,7 @@ async def test_new_connections_that_bring_nothing_count_too(nursery: trio.Nurser
     """The server takes connections and breaks each at the first SCAN: that does not go on for ever."""
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0, max_restarts=4) as pages:
+        async with client.open_scan(count=100, prefetch=0, max_restarts=4, segments=1) as pages:
             await account.take(pages, 5)
 
             async def break_each_scan() -> None:
@@ -128,7 +131,7 @@ async def test_on_failover_raise(nursery: trio.Nursery, pages_before: int) -> No
         before = await identity_of(stage.first)
         stop = stage.proxy(stage.first).stop_reply(is_page, skip=pages_before)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, on_failover="raise") as pages:
+        async with client.open_scan(count=100, on_failover="raise", segments=1) as pages:
             await account.take(pages, pages_before)
             await stop.reached.wait()
             _, new = await stage.depose(kill=True)
@@ -154,7 +157,7 @@ async def test_on_failover_raise_for_a_restart_at_the_same_port(nursery: trio.Nu
         before = await identity_of(stage.first)
         stop = stage.proxy(stage.first).stop_request(names("SCAN"), skip=pages_before)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, on_failover="raise") as pages:
+        async with client.open_scan(count=100, on_failover="raise", segments=1) as pages:
             await account.take(pages, pages_before)
             await stop.reached.wait()
             await stage.first.restart()
@@ -174,7 +177,7 @@ async def test_on_failover_raise_and_nothing_happens(nursery: trio.Nursery) -> N
         account: Account[bytes] = Account()
         stop = stage.proxy(stage.first).stop_reply(is_page)
         async with (
-            client.open_scan(count=100, on_failover="raise", max_restarts=1) as pages,
+            client.open_scan(count=100, on_failover="raise", max_restarts=1, segments=1) as pages,
             consuming(pages, account),
         ):
             await stop.reached.wait()

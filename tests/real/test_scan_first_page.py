@@ -23,7 +23,7 @@ async def test_before_the_first_reply(nursery: trio.Nursery, kill: bool) -> None
         before = await identity_of(stage.first)
         stop = stage.proxy(stage.first).stop_reply(is_page)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await stop.reached.wait()
             _, new = await stage.depose(kill=kill)
             await until_followed(client, new)
@@ -42,7 +42,7 @@ async def test_right_after_a_restart(nursery: trio.Nursery) -> None:
         second_proxies = [stage.proxy(node) for node in stage.service.nodes[1:]]
         stops = [proxy.stop_reply(is_page) for proxy in second_proxies]
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             _, second = await stage.depose(kill=True)
             stop = stops[second_proxies.index(stage.proxy(second))]
@@ -68,7 +68,7 @@ async def test_before_there_is_any_connection(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         await stage.first.kill()
         await stage.order_failover()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             account: Account[bytes] = Account()
             await account.take_the_rest(pages)
         new = await stage.service.master()

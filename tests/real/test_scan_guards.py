@@ -16,6 +16,8 @@ from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Held
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.scan_states import State
+from trio_sentinel_scan._core.segments import Ask
+from trio_sentinel_scan._core.sweep import Sweep
 
 if TYPE_CHECKING:
     import trio
@@ -37,7 +39,7 @@ async def test_without_the_identity_rule(nursery: trio.Nursery, monkeypatch: pyt
         account: Account[bytes] = Account()
         async with (
             RedisClient(booth.proxy.address, username="scanner", password="secret") as client,
-            client.open_scan(count=100, prefetch=0) as pages,
+            client.open_scan(count=100, prefetch=0, segments=1) as pages,
         ):
             await account.take(pages, KEYS // 200)
             await booth.server.restart()
@@ -55,7 +57,10 @@ async def test_without_the_identity_rule_and_with_a_run_id(
     monkeypatch.setattr(ScanPlan, "_is_same_process", always)
     async with open_booth(nursery, keys=KEYS) as booth:
         account: Account[bytes] = Account()
-        async with RedisClient(booth.proxy.address) as client, client.open_scan(count=100, prefetch=0) as pages:
+        async with (
+            RedisClient(booth.proxy.address) as client,
+            client.open_scan(count=100, prefetch=0, segments=1) as pages,
+        ):
             await account.take(pages, KEYS // 200)
             await booth.server.restart()
             await account.take_the_rest(pages)
@@ -70,7 +75,7 @@ async def test_without_the_epoch_filter(nursery: trio.Nursery, monkeypatch: pyte
     monkeypatch.setattr(ScanPlan, "_is_current", always)
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=1000) as pages:
+        async with client.open_scan(count=100, prefetch=1000, segments=1) as pages:
             await account.take(pages)
             await until_in(pages, State.DRAINING)
             _, new = await stage.depose()
@@ -95,7 +100,7 @@ async def test_without_the_certificate(nursery: trio.Nursery, monkeypatch: pytes
         _, new = await stage.depose()
         late = await new.fill(100, "late:")
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await account.take_the_rest(pages)
         assert pages.summary.complete
         assert pages.summary.server is not None
@@ -108,7 +113,7 @@ async def test_without_its_order_after_the_last_page(nursery: trio.Nursery, monk
     monkeypatch.setattr(ScanPlan, "_may_certify", always)
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=1000) as pages:
+        async with client.open_scan(count=100, prefetch=1000, segments=1) as pages:
             await account.take(pages)
             await until_in(pages, State.COMPLETE)
             await account.take_the_rest(pages)
@@ -118,28 +123,30 @@ async def test_without_its_order_after_the_last_page(nursery: trio.Nursery, monk
 
 async def test_without_the_joint_commit(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cursor with the reply, the page only when the next SCAN has been sent: the connection dies in between."""
-    commit, report = ScanPlan._commit, ScanPlan.report
-    pending: list[ScanPage[bytes] | None] = []
+    commit, report = Sweep._commit, ScanPlan.report
+    pending: list[bytes] = []
 
-    def commit_the_cursor(plan: ScanPlan, reply: steps.Replied) -> None:
-        commit(plan, reply)
-        if not plan._swept:
-            pending[:] = [plan._in_hand]
-            plan._in_hand = None
+    def commit_the_cursor(sweep: Sweep, ask: Ask, cursor: int, keys: list[bytes]) -> list[bytes] | None:
+        committed = commit(sweep, ask, cursor, keys)
+        if committed is None or sweep.swept:
+            return committed
+        pending[:] = committed
+        return []
 
     def report_and_commit_the_page(plan: ScanPlan, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
         report(plan, step, outcome, now)
         if isinstance(outcome, steps.Asked) and pending:
-            plan._in_hand = pending.pop()
+            plan._in_hand.append(ScanPage(pending[:], plan.epoch, plan._bound.server, plan._position()))
+            pending.clear()
         elif isinstance(outcome, steps.Lost):
             pending.clear()
 
-    monkeypatch.setattr(ScanPlan, "_commit", commit_the_cursor)
+    monkeypatch.setattr(Sweep, "_commit", commit_the_cursor)
     monkeypatch.setattr(ScanPlan, "report", report_and_commit_the_page)
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         stop = booth.proxy.stop_reply(is_page, skip=4)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             await stop.release_and_reset()
         assert pages.summary.complete

@@ -30,7 +30,7 @@ async def test_in_a_scan(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=None) as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             await stage.service.pause()
             await account.take_the_rest(pages)
@@ -50,7 +50,7 @@ async def test_in_the_handshake(nursery: trio.Nursery) -> None:
         proxy = stage.proxy(stage.first)
         greeted = proxy.stop_request(names("HELLO"))
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await greeted.reached.wait()
             greeted.release()
             await stage.order_failover()
@@ -67,7 +67,7 @@ async def test_in_the_back_off(nursery: trio.Nursery, monkeypatch: pytest.Monkey
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=None) as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             await stage.service.pause()
             stage.proxy(stage.first).reset_all()
@@ -85,7 +85,7 @@ async def test_in_the_certificate(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=None) as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await account.take(pages)
             asked = stage.proxy(stage.first).stop_request(names("ROLE"))
             async with consuming(pages, account):
@@ -107,7 +107,7 @@ async def test_without_sentinels_the_timeouts_end_it(nursery: trio.Nursery) -> N
         booth.client(response_timeout=0.2, failover_timeout=1.0) as client,
     ):
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             await booth.server.pause()
             with pytest.raises(ServerUnavailable, match=r"failover_timeout.*response_timeout") as caught:
@@ -127,7 +127,7 @@ async def test_without_sentinels_a_server_that_wakes_in_time_is_scanned_on(nurse
     """The hung connection is given up, and the cursor goes on at the same process on a new one."""
     async with open_booth(nursery, keys=KEYS) as booth, booth.client(response_timeout=0.2) as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             (link,) = [link for link in booth.proxy.links if link.scans]
             await booth.server.pause()

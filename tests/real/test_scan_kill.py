@@ -25,7 +25,7 @@ async def test_between_pages(nursery: trio.Nursery, each_server_binary: ServerBi
     async with open_stage(nursery, keys=KEYS, replicas=2, binary=each_server_binary) as stage:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with stage.client() as client, client.open_scan(count=100, prefetch=0) as pages:
+        async with stage.client() as client, client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             old = await stage.service.kill()
             assert old is stage.first
@@ -51,7 +51,7 @@ async def test_while_a_scan_is_in_flight(nursery: trio.Nursery, answered: bool) 
         proxy = stage.proxy(stage.first)
         stop = proxy.stop_reply(is_page, skip=5) if answered else proxy.stop_request(names("SCAN"), skip=5)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await account.take(pages, 3)
             await stop.reached.wait()
             old, new = await stage.depose(kill=True)
@@ -68,7 +68,7 @@ async def test_commands_in_the_loop_all_the_way_through(nursery: trio.Nursery) -
     async with open_stage(nursery) as stage:
         stage.keys = await stage.service.fill(KEYS, value=b"value")
         account: Account[bytes] = Account()
-        async with stage.client() as client, client.open_scan(count=100) as pages:
+        async with stage.client() as client, client.open_scan(count=100, segments=1) as pages:
             async for page in pages:
                 account.note(page)
                 if len(account.pages) == 3:
@@ -83,7 +83,7 @@ async def test_commands_in_the_loop_all_the_way_through(nursery: trio.Nursery) -
 async def test_commands_follow_the_master_as_the_scan_does(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages)
             _, new = await stage.depose(kill=True)
             await account.take_the_rest(pages)

@@ -24,7 +24,7 @@ async def test_cursor_0_comes_from_the_dead_master(nursery: trio.Nursery) -> Non
         before = await identity_of(stage.first)
         stop = stage.proxy(stage.first).stop_reply(is_last_page)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             await stage.first.kill()
             stop.release()
@@ -46,7 +46,7 @@ async def test_cursor_0_comes_after_the_news(nursery: trio.Nursery, kill: bool) 
         before = await identity_of(stage.first)
         stop = stage.proxy(stage.first).stop_reply(is_last_page)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             _, new = await stage.depose(kill=kill)
             await until_followed(client, new)
@@ -63,7 +63,7 @@ async def test_while_pages_wait_in_the_channel(nursery: trio.Nursery, kill: bool
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=1000) as pages:
+        async with client.open_scan(count=100, prefetch=1000, segments=1) as pages:
             await account.take(pages)
             await until_in(pages, State.DRAINING)
             in_hand = len(account.keys())
@@ -82,7 +82,7 @@ async def test_after_the_last_page_was_taken(nursery: trio.Nursery, kill: bool) 
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await account.take(pages)
             asked = stage.proxy(stage.first).stop_request(names("ROLE"))
             async with consuming(pages, account):
@@ -105,7 +105,7 @@ async def test_between_the_promotion_and_the_news(nursery: trio.Nursery) -> None
         before = await identity_of(stage.first)
         (replica,) = stage.service.nodes[1:]
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=1000) as pages:
+        async with client.open_scan(count=100, prefetch=1000, segments=1) as pages:
             await account.take(pages)
             await until_in(pages, State.DRAINING)
             await stage.order_failover()

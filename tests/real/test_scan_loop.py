@@ -30,7 +30,7 @@ async def test_the_loop_reads_each_pages_values(nursery: trio.Nursery) -> None:
     async with open_booth(nursery) as booth, booth.client() as client:
         booth.keys = await booth.server.fill(KEYS, value=b"value")
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             async for page in pages:
                 account.note(page)
                 assert await client.mget(page.keys) == [b"value"] * len(page)
@@ -44,7 +44,7 @@ async def test_the_loop_writes_and_deletes(nursery: trio.Nursery) -> None:
         stayed = {key for key in booth.keys if not key.endswith(b"7")}
         gone = booth.keys - stayed
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             async for page in pages:
                 account.note(page)
                 number = len(account.pages)
@@ -61,7 +61,7 @@ async def test_a_slow_loop_holds_the_scan_back(nursery: trio.Nursery, prefetch: 
     """Pages wait in the channel, one in hand, one reply on its way; then nothing more is asked of the server."""
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=50, prefetch=prefetch) as pages:
+        async with client.open_scan(count=50, prefetch=prefetch, segments=1) as pages:
             await account.take(pages)
             # This page, those that wait, the one in hand, and the one that was asked for meanwhile.
             allowed = 1 + prefetch + 1 + 1
@@ -78,7 +78,7 @@ async def test_a_server_that_hangs_up_on_a_slow_loop(nursery: trio.Nursery) -> N
     """The server's idle timeout closes the scan's connection; the page in hand and the cursor are not lost."""
     async with open_booth(nursery, keys=KEYS, config={"timeout": 1}) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             (link,) = [link for link in booth.proxy.links if link.scans]
             await link.gone.wait()
@@ -92,7 +92,7 @@ async def test_client_kill_with_a_page_in_hand(nursery: trio.Nursery) -> None:
     """The page waits for the consumer when the connection dies: it is handed out, and the cursor goes on."""
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             for _ in range(4):
                 await account.take(pages)
                 await until(lambda: pages._channel.statistics().tasks_waiting_send)
@@ -106,7 +106,7 @@ async def test_client_kill_with_a_page_in_hand(nursery: trio.Nursery) -> None:
 async def test_the_loop_breaks(nursery: trio.Nursery) -> None:
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             assert "trio_sentinel_scan._trio.scan.Scan.produce" in clients_tasks()
             async for page in pages:
                 account.note(page)
@@ -119,9 +119,9 @@ async def test_the_loop_breaks(nursery: trio.Nursery) -> None:
         assert pages.summary.certificate is None
         assert await client.dbsize() == KEYS
         # And another scan may follow, or run inside of another one.
-        async with client.open_scan(count=500) as outer:
+        async with client.open_scan(count=500, segments=1) as outer:
             async for _ in outer:
-                async with client.open_scan(count=500) as inner:
+                async with client.open_scan(count=500, segments=1) as inner:
                     (await drain(inner)).check_complete(inner.summary, booth.keys, epoch=0)
             assert outer.summary.complete
 
@@ -132,7 +132,7 @@ async def test_the_loop_raises(nursery: trio.Nursery) -> None:
     scans: list[ScanPages[bytes]] = []
     async with open_booth(nursery, keys=KEYS) as booth:
         with pytest.raises(ValueError, match="the loop's own") as caught:  # noqa: PT012 (the loop is what raises)
-            async with RedisClient(booth.proxy.address) as client, client.open_scan(count=100) as pages:
+            async with RedisClient(booth.proxy.address) as client, client.open_scan(count=100, segments=1) as pages:
                 scans.append(pages)
                 async for _ in pages:
                     raise error
@@ -150,7 +150,7 @@ async def test_the_loop_raises_in_the_middle_of_a_failover(nursery: trio.Nursery
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         stop = stage.proxy(stage.first).stop_reply(is_page, skip=1)
         with pytest.raises(ValueError, match="the loop's own") as caught:  # noqa: PT012 (the loop is what raises)
-            async with client.open_scan(count=100) as pages:
+            async with client.open_scan(count=100, segments=1) as pages:
                 scans.append(pages)
                 async for _ in pages:
                     await stop.reached.wait()
@@ -170,7 +170,7 @@ async def test_the_scan_is_cancelled(nursery: trio.Nursery, where: str) -> None:
         with trio.CancelScope() as scope:
             if word in ("HELLO", "SCAN"):
                 nursery.start_soon(_cancel_at, booth.proxy.stop_request(names(word)), scope)
-            async with client.open_scan(count=100) as pages:
+            async with client.open_scan(count=100, segments=1) as pages:
                 scans.append(pages)
                 await pages.receive()
                 if word is None:
@@ -185,7 +185,7 @@ async def test_the_scan_is_cancelled(nursery: trio.Nursery, where: str) -> None:
         with pytest.raises(trio.ClosedResourceError):
             await scans[0].receive()
         # The client is as good as ever.
-        async with client.open_scan() as again:
+        async with client.open_scan(count=1000, segments=1) as again:
             (await drain(again)).check_complete(again.summary, booth.keys, epoch=0)
 
 
@@ -205,7 +205,7 @@ async def test_two_consumers(nursery: trio.Nursery) -> None:
                     mine.append(page)
                     await client.ping()
 
-        async with client.open_scan(count=50) as pages:
+        async with client.open_scan(count=50, segments=1) as pages:
             async with trio.open_nursery() as consumers:
                 consumers.start_soon(consume, taken[0], pages.clone())
                 consumers.start_soon(consume, taken[1], pages.clone())
@@ -234,7 +234,7 @@ async def test_two_consumers_and_a_failover(nursery: trio.Nursery) -> None:
                     taken.append(page)
                     await deposed.wait()
 
-        async with client.open_scan(count=50, prefetch=3) as pages, trio.open_nursery() as consumers:
+        async with client.open_scan(count=50, prefetch=3, segments=1) as pages, trio.open_nursery() as consumers:
             consumers.start_soon(consume, pages.clone())
             consumers.start_soon(consume, pages.clone())
             await pages.aclose()
@@ -249,7 +249,11 @@ async def test_two_consumers_and_a_failover(nursery: trio.Nursery) -> None:
 
 async def test_every_consumer_leaves(nursery: trio.Nursery) -> None:
     """The last one closes its end: the scan stops by itself, inside of its block."""
-    async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client, client.open_scan(count=50) as pages:
+    async with (
+        open_booth(nursery, keys=KEYS) as booth,
+        booth.client() as client,
+        client.open_scan(count=50, segments=1) as pages,
+    ):
         await pages.receive()
         other = pages.clone()
         await pages.aclose()
@@ -263,7 +267,7 @@ async def test_every_consumer_leaves(nursery: trio.Nursery) -> None:
 async def test_prefetch(nursery: trio.Nursery, prefetch: int) -> None:
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=10, prefetch=prefetch) as pages:
+        async with client.open_scan(count=10, prefetch=prefetch, segments=1) as pages:
             await account.take(pages)
             if prefetch > KEYS:
                 await until_in(pages, State.DRAINING)

@@ -27,7 +27,7 @@ async def test_200_000_keys(nursery: trio.Nursery, each_server_binary: ServerBin
     async with open_stage(nursery, keys=200_000, replicas=2, binary=each_server_binary) as stage:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with stage.client() as client, client.open_scan() as pages:
+        async with stage.client() as client, client.open_scan(count=1000, segments=1) as pages:
             await account.take(pages, 100)
             await getattr(stage.service, what)()
             await account.take_the_rest(pages)
@@ -46,7 +46,7 @@ async def test_at_any_moment(nursery: trio.Nursery, each_server_binary: ServerBi
     async with open_stage(nursery, keys=KEYS, replicas=2, down_after=1.0, binary=each_server_binary) as stage:
         account: Account[bytes] = Account()
         count, prefetch = dice.choice([100, 300, 1_000]), dice.choice([0, 1, 2, 100])
-        async with stage.client() as client, client.open_scan(count=count, prefetch=prefetch) as pages:
+        async with stage.client() as client, client.open_scan(count=count, prefetch=prefetch, segments=1) as pages:
             await account.take(pages, dice.randrange(KEYS // count))
             restarted = False
             match dice.choice(["kill", "pause", "failover", "restart", "break"]):
@@ -75,7 +75,7 @@ async def test_one_after_the_other(nursery: trio.Nursery, each_server_binary: Se
     dice = random.Random(seed)
     async with open_stage(nursery, keys=KEYS, replicas=2, binary=each_server_binary) as stage:
         account: Account[bytes] = Account()
-        async with stage.client() as client, client.open_scan(count=200, prefetch=0) as pages:
+        async with stage.client() as client, client.open_scan(count=200, prefetch=0, segments=1) as pages:
             await account.take(pages, dice.randrange(1, 100))
             await stage.service.failover()
             await account.take(pages, dice.randrange(1, 100))

@@ -52,7 +52,7 @@ async def test_an_empty_database(client: SentinelClient) -> None:
             await pages.receive()
     account.check_complete(pages.summary, [], epoch=0)
     assert account.pages == []
-    assert pages.summary.scans == 1
+    assert pages.summary.scans == pages.summary.segments == 16
     certificate = pages.summary.certificate
     assert certificate is not None
     assert (certificate.basis, certificate.role, certificate.replicas) == ("sentinels", "master", 1)
@@ -74,7 +74,8 @@ async def test_200_000_keys(client: SentinelClient, service: LocalSentinel) -> N
     async with client.open_scan() as pages:
         account = await drain(pages)
     account.check_complete(pages.summary, keys, epoch=0)
-    account.check_without_duplicates()
+    # A segment's last page runs into its neighbour, by next to nothing.
+    assert pages.summary.keys < 1.01 * len(keys)
     assert pages.summary.keys_per_second > 0
     positions = [page.position for page in account.pages]
     assert positions == sorted(positions, key=lambda position: position or 0.0)
@@ -94,7 +95,6 @@ async def test_match_count_and_type(client: SentinelClient, service: LocalSentin
         async with client.open_scan(**options) as pages:
             account = await drain(pages)
         account.check_complete(pages.summary, [], epoch=0)
-        account.check_without_duplicates()
         return set(account.keys())
 
     assert await found(match="user:*") == users | hashes
@@ -107,7 +107,7 @@ async def test_match_count_and_type(client: SentinelClient, service: LocalSentin
     assert await found(match="user:*", type_="string", count=7) == users
     async with client.open_scan(count=10) as many:
         await drain(many)
-    async with client.open_scan(count=100_000) as few:
+    async with client.open_scan(count=100_000, segments=1) as few:
         await drain(few)
     assert few.summary.scans == 1
     assert many.summary.scans > 100
@@ -189,7 +189,7 @@ async def test_keys_that_stay_while_the_table_changes(client: SentinelClient, se
     master = service.nodes[0]
     keys = await master.fill(3_000)
     account: Account[bytes] = Account()
-    async with client.open_scan(count=50, prefetch=0) as pages:
+    async with client.open_scan(count=50, prefetch=0, segments=1) as pages:
         await account.take(pages, 10)
         extra = await master.fill(30_000, "extra:")
         await account.take(pages, 10)
@@ -243,7 +243,7 @@ async def test_one_server(server_binary: ServerBinary, tmp_path: Path) -> None:
             connect(f"unix://{path}", client_name="by-its-path"),
         ]
         for client in clients:
-            async with client, client.open_scan(count=100) as pages:
+            async with client, client.open_scan(count=100, segments=1) as pages:
                 account = await drain(pages)
             account.check_complete(pages.summary, keys, epoch=0)
             account.check_without_duplicates()
@@ -289,5 +289,10 @@ async def test_on_every_server(each_server_binary: ServerBinary) -> None:
         async with RedisClient(server.address) as client, client.open_scan(count=100) as pages:
             account = await drain(pages)
         account.check_complete(pages.summary, keys, epoch=0)
-        account.check_without_duplicates()
+        # A segment's last page runs into its neighbour, by next to nothing.
+        assert pages.summary.keys < 1.01 * len(keys)
         assert all(page.position is not None for page in account.pages)
+        async with RedisClient(server.address) as client, client.open_scan(count=100, segments=1) as pages:
+            account = await drain(pages)
+        account.check_complete(pages.summary, keys, epoch=0)
+        account.check_without_duplicates()

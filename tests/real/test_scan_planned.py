@@ -27,7 +27,7 @@ async def test_none_of_the_old_masters_pages_after_the_change(
         before = await identity_of(stage.first)
         old_proxy = stage.proxy(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=3) as pages:
+        async with client.open_scan(count=100, prefetch=3, segments=1) as pages:
             await account.take(pages, 5)
             new = await stage.service.failover()
             await until_followed(client, new)
@@ -51,7 +51,7 @@ async def test_the_new_masters_keys_are_what_counts(nursery: trio.Nursery) -> No
     """What was written to the new master before its pass began is delivered; the old one's own is not."""
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             new_proxy = stage.proxy(stage.service.nodes[1])
             new_proxy.swallow()
@@ -75,7 +75,7 @@ async def test_with_replicas_that_follow(nursery: trio.Nursery) -> None:
     ):
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             new = await stage.service.failover()
             await account.take_the_rest(pages)
@@ -88,7 +88,7 @@ async def test_a_master_that_is_demoted_by_hand(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=1.0) as client:
         first, second = stage.service.nodes
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             await second.execute("REPLICAOF", "NO", "ONE")
             await first.execute("REPLICAOF", *second.address)
@@ -110,7 +110,7 @@ async def test_a_replica_that_is_promoted(nursery: trio.Nursery) -> None:
                 while (await client.info("replication"))["master_link_status"] != "up":
                     pass
                 account: Account[bytes] = Account()
-                async with client.open_scan(count=100, prefetch=0) as pages:
+                async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
                     await account.take(pages, 3)
                     await client.execute_command("REPLICAOF", "NO", "ONE")
                     await account.take_the_rest(pages)

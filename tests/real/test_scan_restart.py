@@ -25,7 +25,7 @@ async def test_of_a_master_with_its_data(nursery: trio.Nursery, each_server_bina
     async with open_stage(nursery, keys=KEYS, binary=each_server_binary) as stage, stage.client() as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 8)
             await stage.service.restart()
             await account.take_the_rest(pages)
@@ -46,7 +46,7 @@ async def test_before_the_first_reply(nursery: trio.Nursery) -> None:
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         stop = booth.proxy.stop_request(names("SCAN"))
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             await booth.server.restart()
         account.check_complete(pages.summary, booth.keys, epoch=1)
@@ -58,7 +58,7 @@ async def test_with_the_last_reply_on_its_way(nursery: trio.Nursery) -> None:
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         stop = booth.proxy.stop_reply(is_last_page)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             await booth.server.restart()
             stop.release()
@@ -70,7 +70,7 @@ async def test_with_the_last_reply_on_its_way(nursery: trio.Nursery) -> None:
 async def test_after_the_last_page_was_taken(nursery: trio.Nursery) -> None:
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await account.take(pages)
             asked = booth.proxy.stop_request(names("ROLE"))
             async with consuming(pages, account):
@@ -84,7 +84,7 @@ async def test_while_pages_wait_in_the_channel(nursery: trio.Nursery) -> None:
     """The pages are genuine, and nobody knows of the restart before the certificate is asked for."""
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=1000) as pages:
+        async with client.open_scan(count=100, prefetch=1000, segments=1) as pages:
             await account.take(pages)
             await until_in(pages, State.DRAINING)
             await booth.server.restart()
@@ -101,7 +101,7 @@ async def test_of_a_server_that_loads_for_a_while(nursery: trio.Nursery) -> None
         booth.keys = await booth.server.fill(5_000, value=b"x" * 2_000)
         loading = booth.proxy.stop_reply(lambda data: data.startswith(b"-LOADING"))
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 5)
             nursery.start_soon(booth.server.restart)
             async with consuming(pages, account):
@@ -116,7 +116,7 @@ async def test_a_lost_connection_to_the_same_process_goes_on(nursery: trio.Nurse
     """The cursor goes on where it was: no new epoch, and no key comes twice."""
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             for _ in range(3):
                 await account.take(pages, 3)
                 if how == "client_kill":
@@ -135,7 +135,7 @@ async def test_a_connection_lost_with_the_last_reply_on_its_way(nursery: trio.Nu
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         stop = booth.proxy.stop_reply(is_last_page)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             stop.link.reset()
         account.check_complete(pages.summary, booth.keys, epoch=0)
@@ -147,7 +147,7 @@ async def test_a_connection_lost_before_the_certificate(nursery: trio.Nursery) -
     """The pass was swept, and its process is the same on a new connection: only the certificate is asked for again."""
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             await account.take(pages)
             asked = booth.proxy.stop_request(names("ROLE"))
             async with consuming(pages, account):
@@ -165,7 +165,7 @@ async def test_a_connection_that_dies_between_a_reply_and_the_next_scan(nursery:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         stop = stage.proxy(stage.first).stop_reply(is_page, skip=4)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100) as pages, consuming(pages, account):
+        async with client.open_scan(count=100, segments=1) as pages, consuming(pages, account):
             await stop.reached.wait()
             await stop.release_and_reset()
         account.check_complete(pages.summary, stage.keys, epoch=0)

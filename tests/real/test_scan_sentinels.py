@@ -61,7 +61,7 @@ async def test_all_are_down_from_mid_scan_on(nursery: trio.Nursery) -> None:
     """The scan goes on and sweeps everything; what it cannot have is the certificate, and so it is no success."""
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=1.0) as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             await kill_sentinels(stage, 0, 1, 2)
             with pytest.raises(
@@ -82,7 +82,7 @@ async def test_all_are_down_from_mid_scan_on(nursery: trio.Nursery) -> None:
 async def test_all_are_down_and_the_servers_own_word_will_do(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0, certify="role") as pages:
+        async with client.open_scan(count=100, prefetch=0, certify="role", segments=1) as pages:
             await account.take(pages, 3)
             await kill_sentinels(stage, 0, 1, 2)
             await account.take_the_rest(pages)
@@ -96,7 +96,7 @@ async def test_all_are_down_and_the_servers_own_word_will_do(nursery: trio.Nurse
 async def test_all_are_down_at_the_certificate_and_come_back(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=1000) as pages:
+        async with client.open_scan(count=100, prefetch=1000, segments=1) as pages:
             await account.take(pages)
             await until_in(pages, State.DRAINING)
             await kill_sentinels(stage, 0, 1, 2)
@@ -119,7 +119,7 @@ async def test_all_are_down_and_the_master_too(nursery: trio.Nursery) -> None:
     """Nobody is left to scan, or to name another one."""
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=1.0) as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             await kill_sentinels(stage, 0, 1, 2)
             await stage.first.kill()
@@ -136,19 +136,19 @@ async def test_one_of_three_in_reach(nursery: trio.Nursery) -> None:
         await kill_sentinels(stage, 0, 2)
         async with stage.client(failover_timeout=1.0) as client:
             account: Account[bytes] = Account()
-            async with client.open_scan(count=100) as pages:
+            async with client.open_scan(count=100, segments=1) as pages:
                 with pytest.raises(ScanNotCertified, match="1 of 3 Sentinels"):
                     await account.take_the_rest(pages)
             assert set(account.keys()) == stage.keys
             assert not pages.summary.complete
-            async with client.open_scan(certify="role") as pages:
+            async with client.open_scan(certify="role", count=1000, segments=1) as pages:
                 (await drain(pages)).check_complete(pages.summary, stage.keys, epoch=0)
 
 
 async def test_two_of_three_in_reach(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage:
         await kill_sentinels(stage, 1)
-        async with stage.client() as client, client.open_scan() as pages:
+        async with stage.client() as client, client.open_scan(count=1000, segments=1) as pages:
             (await drain(pages)).check_complete(pages.summary, stage.keys, epoch=0)
         certificate = pages.summary.certificate
         assert certificate is not None
@@ -163,7 +163,7 @@ async def test_one_is_enough_to_find_the_others(nursery: trio.Nursery) -> None:
         account: Account[bytes] = Account()
         async with (
             SentinelClient([stage.service.sentinels[0]], stage.service.service) as client,
-            client.open_scan(count=100, prefetch=0) as pages,
+            client.open_scan(count=100, prefetch=0, segments=1) as pages,
         ):
             await account.take(pages, 3)
             await until(lambda: client._monitor.topology.everyone_tried)
@@ -190,7 +190,7 @@ async def test_one_does_not_know_the_name(nursery: trio.Nursery) -> None:
     """It counts all the same: the two others are a majority of three."""
     async with open_stage(nursery, keys=KEYS) as stage:
         await stage.service.sentinel_nodes[0].execute("SENTINEL", "REMOVE", "mymaster")
-        async with stage.client() as client, client.open_scan(count=100) as pages:
+        async with stage.client() as client, client.open_scan(count=100, segments=1) as pages:
             (await drain(pages)).check_complete(pages.summary, stage.keys, epoch=0)
         certificate = pages.summary.certificate
         assert certificate is not None
@@ -202,7 +202,7 @@ async def test_lost_connections_to_them(nursery: trio.Nursery) -> None:
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             for proxy in stage.sentinel_proxies:
                 proxy.reset_all()
@@ -217,7 +217,7 @@ async def test_all_are_stopped_at_the_certificate(nursery: trio.Nursery) -> None
     """They take connections and say nothing, for a while."""
     async with open_stage(nursery, keys=KEYS) as stage, stage.client() as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             for sentinel in stage.service.sentinel_nodes:
                 await sentinel.pause()

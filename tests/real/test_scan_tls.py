@@ -61,7 +61,7 @@ def strangers_context(tmp_path: Path) -> ssl.SSLContext:
 async def test_both_sides(service: LocalSentinel, certificates: Certificates, keys: set[bytes]) -> None:
     data, sentinels = certificates.client_context(), certificates.client_context()
     async with SentinelClient(service.sentinels, service.service, ssl=data, sentinel_ssl=sentinels) as client:
-        async with client.open_scan(count=100) as pages:
+        async with client.open_scan(count=100, segments=1) as pages:
             account: Account[bytes] = Account()
             async for page in pages:
                 account.note(page)
@@ -78,7 +78,7 @@ async def test_by_url(service: LocalSentinel, certificates: Certificates, keys: 
         connect(node.url, ssl=context),
         connect(f"valkeys://localhost:{node.port}/0", ssl=context),
     ):
-        async with client, client.open_scan() as pages:
+        async with client, client.open_scan(count=1000, segments=1) as pages:
             (await drain(pages)).check_complete(pages.summary, keys, epoch=0)
 
 
@@ -122,7 +122,7 @@ async def test_the_wrong_host_name(
             sentinel_ssl=context,
             address_map={node.address: elsewhere.address},
         ) as client,
-        client.open_scan() as pages,
+        client.open_scan(count=1000, segments=1) as pages,
     ):
         (await drain(pages)).check_complete(pages.summary, keys, epoch=0)
     assert elsewhere.connections >= 2
@@ -154,7 +154,7 @@ async def test_a_connection_that_is_cut(
     proxy = await open_proxy(nursery, node.address)
     async with RedisClient(proxy.address, ssl=certificates.client_context()) as client:
         account: Account[bytes] = Account()
-        async with client.open_scan(count=100, prefetch=0) as pages:
+        async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             await account.take(pages, 3)
             if how == "reset":
                 proxy.reset_all()
@@ -176,7 +176,7 @@ async def test_through_a_failover(tls_server_binary: ServerBinary, certificates:
             account: Account[bytes] = Account()
             async with (
                 connect(service.url, ssl=context, sentinel_ssl=context) as client,
-                client.open_scan(count=100, prefetch=0) as pages,
+                client.open_scan(count=100, prefetch=0, segments=1) as pages,
             ):
                 await account.take(pages, 3)
                 await service.kill()

@@ -18,6 +18,7 @@ from trio_sentinel_scan import ScanSummary, SentinelClient
 from trio_sentinel_scan._core.certificate import Evidence, Held
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.summary import Certificate
+from trio_sentinel_scan._core.sweep import Sweep
 from trio_sentinel_scan._trio.scan import Scan
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
@@ -56,7 +57,7 @@ async def test_the_identity_of_the_process(
 ) -> None:
     """Half way, another process: a new epoch, and nothing lost."""
     service.master.tap("SCAN", skip=KEYS // COUNT // 2, before=lambda: change(service))
-    swept = await sweep(client, count=COUNT)
+    swept = await sweep(client, count=COUNT, segments=1)
     assert swept.last_epoch == service.keys()
     assert swept.summary.epoch == 1
     assert max(page.position or 0 for page in swept.pages if page.epoch == 0) < 0.6
@@ -69,7 +70,7 @@ async def test_without_the_identity_of_the_process(
     """The old cursor skips a quarter of the keys of the new order, and the scan calls itself complete."""
     without_identity(monkeypatch, in_the_certificate=True)
     service.master.tap("SCAN", skip=KEYS // COUNT // 2, before=lambda: change(service))
-    swept = await sweep(client, count=COUNT)
+    swept = await sweep(client, count=COUNT, segments=1)
     assert swept.summary.complete
     assert swept.summary.epoch == 0
     assert 0.15 < len(service.keys() - swept.keys) / KEYS < 0.35
@@ -81,7 +82,7 @@ async def test_the_identity_of_the_process_in_the_certificate(
     """The second lock: the pass comes to its end with a quarter missing, and is not certified."""
     without_identity(monkeypatch, in_the_certificate=False)
     service.master.tap("SCAN", skip=KEYS // COUNT // 2, before=service.master.restart)
-    swept = await sweep(client, count=COUNT)
+    swept = await sweep(client, count=COUNT, segments=1)
     assert 0.15 < len(service.keys() - swept.by_epoch[0]) / KEYS < 0.35
     assert [restart.reason for restart in swept.summary.restarts] == [
         "no certificate: another process answers at the address"
@@ -243,22 +244,24 @@ async def test_cursor_and_keys_are_committed_together(
     service: Service, client: SentinelClient, monkeypatch: pytest.MonkeyPatch, guarded: bool
 ) -> None:
     """The connection dies between a reply and the next SCAN: a page that belonged to that round trip goes with it."""
-    commit, lost = ScanPlan._commit, ScanPlan._lost
+    commit, lost = Sweep._commit, ScanPlan._lost
 
-    def commit_the_cursor_alone(plan: Any, reply: Any) -> None:
-        commit(plan, reply)
-        plan.pending = plan._in_hand
+    def commit_the_cursor_alone(sweep: Sweep, *reply: Any) -> list[Any] | None:
+        keys = commit(sweep, *reply)
+        going_under[:] = keys or []
+        return keys
 
-    def lose_the_page_too(plan: Any, *args: Any) -> None:
-        if plan._in_hand is not None and plan._in_hand is plan.pending:
-            plan._in_hand = None
+    def lose_the_keys_too(plan: ScanPlan, *args: Any) -> None:
+        if plan._in_hand and plan._in_hand[-1].keys[-1] in going_under:
+            plan._in_hand.pop()
         lost(plan, *args)
 
+    going_under: list[bytes] = []
     if not guarded:
-        monkeypatch.setattr(ScanPlan, "_commit", commit_the_cursor_alone)
-        monkeypatch.setattr(ScanPlan, "_lost", lose_the_page_too)
+        monkeypatch.setattr(Sweep, "_commit", commit_the_cursor_alone)
+        monkeypatch.setattr(ScanPlan, "_lost", lose_the_keys_too)
     service.master.tap("SCAN", skip=5, after=lambda: service.master.drop_clients("pipe"))
-    swept = await sweep(client, count=COUNT)
+    swept = await sweep(client, count=COUNT, segments=1)
     assert swept.summary.complete
     assert swept.summary.reconnects == 1
     missing = service.keys() - swept.keys

@@ -182,7 +182,7 @@ async def test_an_error_in_the_driver_is_told_as_what_it_is(
     def broken(*args: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("trio_sentinel_scan._trio.scan.read_scan_reply", broken)
+    monkeypatch.setattr("trio_sentinel_scan._trio.scan.read_scan_replies", broken)
     async with client.open_scan(count=COUNT) as pages:
         await trio.sleep(1)
         with pytest.raises(ScanError, match="internal error") as caught:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CircleDetector", "CursorFormat", "cursor_format_of", "parse_cursor", "position_of", "rev64"]
 
-_MAX: Final = (1 << 64) - 1
+MAX_CURSOR: Final = (1 << 64) - 1
 _REVERSED_BYTES: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _SLOT_BITS: Final = 14
 SLOTS: Final = 1 << _SLOT_BITS
@@ -91,7 +91,7 @@ def parse_cursor(value: object, argument: str = "cursor") -> int:
     # No more digits than 2**64 has: int() refuses thousands of them with an error of its own.
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 20:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_CURSOR:
         raise ConfigError(argument, "must be a cursor as SCAN returned it: a whole number from 0 to 2**64 - 1")
     return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-__all__ = ["as_fields", "as_list", "as_text"]
+__all__ = ["as_fields", "as_list", "as_text", "is_list"]
 
 
 def as_text(value: object) -> str:
@@ -14,7 +14,7 @@ def as_text(value: object) -> str:
 
 def as_list(reply: object) -> list[Any] | None:
     """A reply that is a list, as one; None if it is something else."""
-    return reply if _is_list(reply) else None
+    return reply if is_list(reply) else None
 
 
 def as_fields(reply: object) -> dict[str, str]:
@@ -25,7 +25,8 @@ def as_fields(reply: object) -> dict[str, str]:
     return {as_text(name): as_text(value) for name, value in zip(flat[::2], flat[1::2], strict=False)}
 
 
-def _is_list(reply: object) -> TypeGuard[list[Any]]:
+def is_list(reply: object) -> TypeGuard[list[Any]]:
+    """Whether a reply is a list."""
     return isinstance(reply, list)
 
 

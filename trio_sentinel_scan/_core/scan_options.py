@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from .cursor import parse_cursor
 from .errors import ConfigError
+from .segments import MAX_SEGMENTS
 
 if TYPE_CHECKING:
     from .certificate import Basis
-    from .wire import Argument
 
-__all__ = ["DEFAULT_COUNT", "ScanOptions", "checked_scan_options"]
-
-# One SCAN of this size keeps a server from its other clients for about half a millisecond.
-DEFAULT_COUNT: Final = 1000
+__all__ = ["ScanOptions", "checked_scan_options"]
 
 _BUILTIN_TYPES: Final = frozenset({"string", "list", "set", "zset", "hash", "stream", "vectorset"})
 # A module's type name is always nine characters of this set (the server encodes it so in RDB files).
@@ -28,23 +25,20 @@ class ScanOptions:
     """The checked arguments of one scan."""
 
     match: bytes | None = field(repr=False)
-    count: int
+    # None: it adapts.
+    count: int | None
     type_: str | None
     cursor: int
     on_failover: Literal["restart", "raise"]
     max_restarts: int
     prefetch: int
     basis: Basis
-
-    def scan_command(self, cursor: int) -> tuple[Argument, ...]:
-        """The SCAN that goes on at `cursor`."""
-        command: list[Argument] = [b"SCAN", cursor]
-        if self.match is not None:
-            command += (b"MATCH", self.match)
-        command += (b"COUNT", self.count)
-        if self.type_ is not None:
-            command += (b"TYPE", self.type_)
-        return tuple(command)
+    # None: as many as go well with the server and the COUNT.
+    segments: int | None = None
+    # The share of the server's time to take.
+    duty: float = 1.0
+    # The most keys in a page; None: what a read brings.
+    page_size: int | None = None
 
 
 def checked_scan_options(
@@ -57,6 +51,9 @@ def checked_scan_options(
     max_restarts: object,
     prefetch: object,
     certify: object,
+    segments: object = "auto",
+    duty: object = 1.0,
+    page_size: object = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
 ) -> ScanOptions:
@@ -72,18 +69,22 @@ def checked_scan_options(
         raise ConfigError("on_failover", 'must be "restart" or "raise"')
     if certify not in ("sentinels", "role"):
         raise ConfigError("certify", 'must be "sentinels" or "role"')
+    position = parse_cursor(cursor)
     basis: Basis = "server"
     if has_sentinels:
         basis = "role" if certify == "role" else "sentinels"
     return ScanOptions(
         match=match,
-        count=DEFAULT_COUNT if count is None else _whole_number(count, "count", at_least=1),
+        count=None if count is None else _whole_number(count, "count", at_least=1),
         type_=None if type_ is None else _checked_type(type_),
-        cursor=parse_cursor(cursor),
+        cursor=position,
         on_failover=on_failover,
         max_restarts=_whole_number(max_restarts, "max_restarts", at_least=0),
         prefetch=_whole_number(prefetch, "prefetch", at_least=0),
         basis=basis,
+        segments=_checked_segments(segments, position),
+        duty=_checked_share(duty, "duty"),
+        page_size=None if page_size is None else _whole_number(page_size, "page_size", at_least=1),
     )
 
 
@@ -91,6 +92,22 @@ def _whole_number(value: object, argument: str, *, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value < 1 << 31:
         raise ConfigError(argument, f"must be a whole number from {at_least}")
     return value
+
+
+def _checked_segments(value: object, cursor: int) -> int | None:
+    if isinstance(value, str) and value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEGMENTS:
+        raise ConfigError("segments", f'must be "auto" or a whole number from 1 to {MAX_SEGMENTS}')
+    if cursor and value > 1:
+        raise ConfigError("segments", "a scan that begins at a cursor of its own is one chain: segments must be 1")
+    return value
+
+
+def _checked_share(value: object, argument: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise ConfigError(argument, "must be a number above 0 and up to 1")
+    return float(value)
 
 
 def _checked_type(value: object) -> str:

@@ -11,6 +11,7 @@ means complete, and nothing else does.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
@@ -18,7 +19,7 @@ from redis import exceptions as redis_errors
 
 from . import scan_steps as steps
 from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge
-from .cursor import CircleDetector, CursorFormat, position_of, sort_key
+from .cursor import CursorFormat
 from .errors import (
     AuthenticationFailed,
     ScanError,
@@ -29,15 +30,17 @@ from .errors import (
     ScanStuck,
     ServerUnavailable,
 )
-from .identity import Role, ServerIdentity
+from .identity import ServerIdentity
 from .scan_states import FINAL, Event, State, move
 from .summary import Certificate, Restart, ScanPage, ScanSummary
+from .sweep import Sweep
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .scan_options import ScanOptions
+    from .scan_replies import ScanReply
 
 __all__ = ["ScanPlan"]
 
@@ -74,22 +77,15 @@ class ScanPlan:
         self.connected = False
 
         # -- the pass --
-        # The process that issued `_cursor`. Invariant: None exactly while the pass has not been bound to one; it
-        # changes only in `_begin_pass`, which also puts the cursor back.
-        self._server: ServerIdentity | None = None
-        self._role = Role("")
-        self._format = CursorFormat.UNKNOWN
+        # The sweep of one process, with its cursors. Invariant: None exactly while the pass has not been bound to a
+        # process; a pass has one sweep, and a sweep one process.
+        self._sweep: Sweep | None = None
         self._format_distrusted = False
-        # Invariant: committed together with the page of the reply that brought it.
-        self._cursor = options.cursor
-        self._swept = False
-        self._circles = CircleDetector()
         self._keys_this_epoch = 0
-        # The page that a reply brought and that has not been handed over to the channel yet.
-        self._in_hand: ScanPage[Any] | None = None
+        # Pages that replies brought and that have not been handed over to the channel yet.
+        self._in_hand: deque[ScanPage[Any]] = deque()
         # Pages of this epoch that were handed over and not taken yet. Invariant: 0 whenever the pass is certified.
         self._waiting = 0
-        self._asked = False
         # Whether the driver has been busy handing a page over since it last asked what to do.
         self._held_up = False
 
@@ -118,9 +114,14 @@ class ScanPlan:
                 self._away_since = now
         if self.state in FINAL:
             return steps.Finish(self._generation)
-        if self._in_hand is not None and (self._asked or self.state is not State.SCANNING):
-            # The next SCAN is on its way already (or cannot be sent), so the server works while the consumer does.
-            return steps.HandOver(self._generation, self._in_hand)
+        if (
+            self.state is State.SCANNING
+            and (this := self._bound.next_round(now, page_in_hand=bool(self._in_hand))) is not None
+        ):
+            # Before the page in hand: the server works while the consumer does.
+            return steps.Ask(self._generation, this.data, this.replies)
+        if self._in_hand:
+            return steps.HandOver(self._generation, self._in_hand[0])
         if self._is_overdue(now):
             self._give_up_waiting(now)
             return steps.Finish(self._generation)
@@ -131,23 +132,23 @@ class ScanPlan:
             case State.CONNECTING:
                 assert self._target is not None
                 return steps.Connect(generation, until, self._target)
-            case State.SCANNING if not self._asked:
-                return steps.Ask(generation, self.options.scan_command(self._cursor))
-            case State.SCANNING:
+            case State.SCANNING if self._bound.is_waiting_for_replies:
                 return steps.Receive(generation)
+            case State.SCANNING:
+                return steps.Rest(generation, max(0.0, self._bound.rests_until - now))
             case State.DRAINING:
                 return steps.AwaitTaken(generation)
             case State.CERTIFYING:
                 assert self._target is not None
-                return steps.Certify(generation, self.options.basis, self._target, self._role)
+                return steps.Certify(generation, self.options.basis, self._target, self._bound.role)
             case _:
                 return steps.Rest(generation, min(self._rest, max(0.0, until - now)))
 
     def handing_over(self, step: steps.HandOver) -> bool:
         """The driver is about to put this page into the channel. False if the page has become void meanwhile."""
-        if step.generation != self._generation or self._in_hand is not step.page:
+        if step.generation != self._generation or not self._in_hand or self._in_hand[0] is not step.page:
             return False
-        self._in_hand = None
+        self._in_hand.popleft()
         self._waiting += 1
         self._held_up = True
         return True
@@ -164,15 +165,13 @@ class ScanPlan:
             case steps.Connected():
                 self._bind(outcome, now)
             case steps.Asked():
-                self._asked = True
-            case steps.Replied():
-                self._replied(outcome, now)
-            case steps.Refused(error):
-                self._refused(error, now)
+                self._bound.sent(now)
+            case steps.Answered(replies):
+                self._answered(replies, now)
             case steps.Lost(problem, final):
                 self._lost(problem, final, now)
             case steps.Rested():
-                self._move(Event.RESTED)
+                self._rested()
             case steps.Taken():
                 self._taken_all()
             case Evidence():
@@ -213,7 +212,7 @@ class ScanPlan:
     @property
     def all_taken(self) -> bool:
         """Whether the consumer has taken every page that this pass has brought."""
-        return self._waiting == 0 and self._in_hand is None
+        return self._waiting == 0 and not self._in_hand
 
     def closed(self, now: float) -> None:
         """The scan's block was left: the account ends here, whatever it had come to."""
@@ -240,6 +239,7 @@ class ScanPlan:
             duplicates_dropped=0,
             position=self._position(),
             server=self._server,
+            segments=self._sweep.segments if self._sweep is not None else 0,
             certificate=self.certificate,
             elapsed=(self._ended if self._ended is not None else now) - self._started,
             restarts=tuple(replace(restart) for restart in self._restarts),
@@ -260,8 +260,7 @@ class ScanPlan:
         return self.all_taken
 
     def _judge(self, evidence: Evidence) -> Judgement:
-        assert self._server is not None
-        return judge(self.options.basis, self._server, self._role, evidence)
+        return judge(self.options.basis, self._bound.server, self._bound.role, evidence)
 
     # ---- what it means ------------------------------------------------------------------------------------------
 
@@ -276,11 +275,9 @@ class ScanPlan:
         if found.unfit:
             self._lost(found.unfit, None, now)
             return
-        self._asked = False
-        first = self._server is None
-        if first:
+        if self._sweep is None:
             self.connected = True
-            self._begin_pass(found, cursor=self._cursor)
+            self._begin_pass(found, cursor=0 if self.epoch else self.options.cursor)
             self._move(Event.BOUND)
             return
         if not self._is_same_process(found.server):
@@ -306,34 +303,55 @@ class ScanPlan:
         self._fruitless += 1
         self.connected = True
         self._away_since = None
-        self._move(Event.BOUND_SWEPT if self._swept else Event.BOUND)
+        self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
 
-    def _replied(self, reply: steps.Replied, now: float) -> None:
-        self._scans += 1
-        self._fruitless = self._failures = 0
-        self._away_since = None
-        self._asked = False
-        if not self._check_order(reply.cursor, now):
+    def _answered(self, replies: Sequence[ScanReply], now: float) -> None:
+        sweep, before = self._bound, self._position()
+        self._scans += len(replies)
+        found = sweep.received(replies, now)
+        if found.keys:
+            self._in_hand.extend(self._pages_of(found.keys, before))
+        if found.out_of_order:
+            self._out_of_order(now)
+        elif found.error is not None:
+            self._refused(found.error, now, had_cursor=found.had_cursor)
+        elif found.wait is not None:
+            self._problem = f"{sweep.server} answers {error_code(found.wait)}"
+            if found.keys:
+                self._fruitless = 0
+            if self._away_since is None or found.keys:
+                self._away_since = now
+        else:
+            self._fruitless = self._failures = 0
+            self._away_since = None
+        if self._sweep is not sweep or self.state is not State.SCANNING:
             return
-        # Cursor and page are committed together: whatever fails from here on, neither is lost nor repeated.
-        self._commit(reply)
-        self._move(Event.SWEPT if self._swept else Event.REPLIED)
-        self._taken_all()
+        if sweep.swept:
+            self._move(Event.SWEPT)
+            self._taken_all()
+        elif sweep.told_to_wait and not sweep.is_waiting_for_replies:
+            self._start_waiting(now)
+            self._move(Event.TOLD_TO_WAIT)
+        else:
+            self._move(Event.REPLIED)
 
-    def _commit(self, reply: steps.Replied) -> None:
-        self._cursor = reply.cursor
-        self._swept = reply.cursor == 0
-        if reply.keys:
-            assert self._server is not None
-            self._in_hand = ScanPage(reply.keys, self.epoch, self._server, self._position())
+    def _pages_of(self, keys: list[Any], before: float | None) -> list[ScanPage[Any]]:
+        server, after, size = self._bound.server, self._bound.position, self.options.page_size
+        if size is None or len(keys) <= size:
+            return [ScanPage(keys, self.epoch, server, after)]
+        pages: list[ScanPage[Any]] = []
+        for start in range(0, len(keys), size):
+            part = keys[start : start + size]
+            share = (start + size) / len(keys)
+            if after is None or start + size >= len(keys):
+                position = after
+            else:
+                position = None if before is None else before + (after - before) * share
+            pages.append(ScanPage(part, self.epoch, server, position))
+        return pages
 
-    def _check_order(self, cursor: int, now: float) -> bool:
-        """Positions strictly rise within a pass; where there are none, no cursor comes twice."""
-        if cursor == 0:
-            return True
-        if self._format is CursorFormat.UNKNOWN:
-            if not self._circles.comes_round(cursor):
-                return True
+    def _out_of_order(self, now: float) -> None:
+        if self._bound.format is CursorFormat.UNKNOWN:
             self._fail(
                 ScanStuck(
                     f"the cursors of {self._server} come round again after {self._scans} replies:"
@@ -342,34 +360,35 @@ class ScanPlan:
                 ),
                 now,
             )
-            return False
-        if sort_key(cursor, self._format) > sort_key(self._cursor, self._format):
-            return True
-        # Not the format it was taken for. What the pass has covered cannot be told any more.
-        self._format_distrusted = True
-        self._void("the server's cursors do not rise: their format is not the one it was taken for", now, stay=True)
-        return False
+        else:
+            # Not the format it was taken for. What the pass has covered cannot be told any more.
+            self._format_distrusted = True
+            self._void("the server's cursors do not rise: their format is not the one it was taken for", now)
 
-    def _refused(self, error: redis_errors.RedisError, now: float) -> None:
-        self._asked = False
-        code = error_code(error)
+    def _refused(self, error: redis_errors.RedisError, now: float, *, had_cursor: bool) -> None:
         match verdict_of(error):
-            case Verdict.WAIT:
-                self._problem = f"{self._server} answers {code}"
-                self._start_waiting(now)
-                self._move(Event.TOLD_TO_WAIT)
             case Verdict.RECONNECT | Verdict.LOOK_AGAIN:
-                self._lost(f"{self._server} answers {code}", None, now)
-            case Verdict.RESTART if self._cursor != 0:
-                self._void("the server does not know its cursor", now, stay=True)
+                self._lost(f"{self._server} answers {error_code(error)}", None, now)
+            case Verdict.RESTART if had_cursor:
+                # A cursor that a segment began with is not of the server's making: next time, only its own are used.
+                self._format_distrusted = self._format_distrusted or self._bound.segments > 1
+                self._void("the server does not know its cursor", now)
             case Verdict.UNAUTHENTICATED:
                 self._fail(AuthenticationFailed(f"{self._server} refuses SCAN: {error}"), now)
             case _:
                 self._fail(ScanRefused(f"{self._server} refuses SCAN: {error}", self.summary(now)), now)
 
+    def _rested(self) -> None:
+        # A rest between two rounds, for the sake of `duty`, is no state of its own.
+        if self.state is not State.SCANNING:
+            if self._sweep is not None:
+                self._sweep.told_to_wait = False
+            self._move(Event.RESTED)
+
     def _lost(self, problem: str, final: Exception | None, now: float) -> None:
         self.connected = False
-        self._asked = False
+        if self._sweep is not None:
+            self._sweep.connection_lost()
         # An attempt that our own deadline cut short says less than what went wrong before it.
         self._problem = self._problem if self._failures and self._is_overdue(now) else problem
         if final is not None:
@@ -405,11 +424,10 @@ class ScanPlan:
         *,
         target: steps.Target | None = None,
         here: steps.Connected | None = None,
-        stay: bool = False,
     ) -> None:
-        """The pass is void. The next one begins elsewhere, on the connection `here`, or (`stay`) on the present one."""
+        """The pass is void. The next one begins elsewhere, or on the new connection `here`."""
         old = self._server
-        new = here.server if here is not None else old if stay else None
+        new = here.server if here is not None else None
         if self.options.on_failover == "raise":
             if new is None and target is not None:
                 new = ServerIdentity(None, target.address)
@@ -442,12 +460,6 @@ class ScanPlan:
             self.connected = True
             self._begin_pass(here, cursor=0)
             self._move(Event.VOIDED_HERE)
-        elif stay:
-            self._server = old
-            self._circles = CircleDetector()
-            if self._format_distrusted:
-                self._format = CursorFormat.UNKNOWN
-            self._move(Event.VOIDED_HERE)
         else:
             self.connected = False
             self._away_since = now
@@ -455,22 +467,16 @@ class ScanPlan:
             self._move(Event.VOIDED)
 
     def _clear_pass(self) -> None:
-        self._server = None
-        self._cursor = 0
-        self._swept = False
-        self._asked = False
-        self._in_hand = None
+        self._sweep = None
+        self._in_hand.clear()
         self._waiting = 0
         self._keys_this_epoch = 0
         self._undecided_since = None
 
     def _begin_pass(self, found: steps.Connected, *, cursor: int) -> None:
-        self._server = found.server
-        self._role = found.role
+        form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
+        self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor)
         self._away_since = None
-        self._format = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
-        self._circles = CircleDetector()
-        self._cursor = cursor
         if self._restarts and self._restarts[-1].new_server is None:
             self._restarts[-1].new_server = found.server
 
@@ -478,7 +484,7 @@ class ScanPlan:
         self.error = error
         self.connected = False
         self._ended = now
-        self._in_hand = None
+        self._in_hand.clear()
         self._generation += 1
         self._move(Event.GIVEN_UP)
 
@@ -513,12 +519,17 @@ class ScanPlan:
 
     # ---- small things -------------------------------------------------------------------------------------------
 
+    @property
+    def _bound(self) -> Sweep:
+        assert self._sweep is not None
+        return self._sweep
+
+    @property
+    def _server(self) -> ServerIdentity | None:
+        return self._sweep.server if self._sweep is not None else None
+
     def _position(self) -> float | None:
-        if self._server is None:
-            return 0.0
-        if self._swept:
-            return 1.0
-        return position_of(self._cursor, self._format)
+        return self._sweep.position if self._sweep is not None else 0.0
 
     def _move(self, event: Event) -> None:
         self.state = move(self.state, event)

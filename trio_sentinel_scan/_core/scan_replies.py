@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from redis import exceptions as redis_errors
 
@@ -10,39 +10,85 @@ from .cursor import parse_cursor
 from .errors import ConfigError, ProtocolError
 from .handshake import read_role, read_run_id
 from .identity import Role
-from .replies import as_fields, as_list
-from .scan_steps import Refused, Replied
+from .replies import as_fields, is_list
 from .verdicts import Verdict, error_code, verdict_of
+from .wire import encode_command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .identity import Address
+    from .scan_options import ScanOptions
     from .wire import Argument, Reply
 
-__all__ = ["STANDING", "read_scan_reply", "read_standing"]
+__all__ = ["STANDING", "ScanEncoder", "ScanReply", "read_scan_replies", "read_standing"]
 
 # What is asked for a certificate, on the scan's own connection. HELLO tells a role where ROLE is forbidden.
 STANDING: tuple[tuple[Argument, ...], ...] = (("ROLE",), ("INFO", "server"), ("HELLO",))
 
+# A number of fewer digits than this is surely below 2**64.
+_MANY_DIGITS: Final = 20
 
-def read_scan_reply(reply: Reply, address: Address) -> Replied | Refused:
-    """A reply to SCAN. Raises ProtocolError if it is none."""
-    if isinstance(reply, redis_errors.RedisError):
-        return Refused(reply)
-    pair = as_list(reply)
-    # One key stands for all: looking at each would cost a fifth of the time that a page takes.
-    if (
-        pair is not None
-        and len(pair) == 2
-        and (keys := as_list(pair[1])) is not None
-        and (not keys or isinstance(keys[0], (bytes, str)))
-    ):
-        try:
-            return Replied(parse_cursor(pair[0]), keys)
-        except ConfigError:
-            pass
-    raise ProtocolError(f"{address} answered SCAN with something else than a cursor and a list of keys")
+
+# What a SCAN brought: its cursor and keys, or an error reply. A bare tuple, for there are many.
+ScanReply: TypeAlias = "tuple[int, list[Any]] | redis_errors.RedisError"
+
+
+def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanReply]:
+    """Replies to SCANs. Raises ProtocolError if one is none."""
+    found: list[ScanReply] = []
+    for reply in replies:
+        if is_list(reply) and len(reply) == 2:
+            cursor, keys = reply
+            # One key stands for all: looking at each would cost a fifth of the time that a page takes.
+            if (
+                is_list(keys)
+                and (not keys or isinstance(keys[0], (bytes, str)))
+                and (number := _cursor_in(cursor)) is not None
+            ):
+                found.append((number, keys))
+                continue
+        if not isinstance(reply, redis_errors.RedisError):
+            raise ProtocolError(f"{address} answered SCAN with something else than a cursor and a list of keys")
+        found.append(reply)
+    return found
+
+
+def _cursor_in(reply: Reply) -> int | None:
+    # What servers send, first: there are many.
+    if isinstance(reply, bytes) and reply.isdigit() and len(reply) < _MANY_DIGITS:
+        return int(reply)
+    try:
+        return parse_cursor(reply)
+    except ConfigError:
+        return None
+
+
+class ScanEncoder:
+    """SCAN commands as RESP. There are many in a scan, and they differ by cursor and COUNT alone."""
+
+    def __init__(self, options: ScanOptions) -> None:
+        words: list[Argument] = []
+        if options.match is not None:
+            words += (b"MATCH", options.match)
+        if options.type_ is not None:
+            words += (b"TYPE", options.type_)
+        # *<n>, SCAN, <cursor>, and then what stays the same.
+        self._head = b"*%d\r\n$4\r\nSCAN\r\n" % (4 + len(words))
+        self._constant = encode_command(*words).partition(b"\r\n")[2] if words else b""
+        self._tails: dict[int, bytes] = {}
+
+    def encode(self, cursor: int, count: int) -> bytes:
+        """The SCAN that goes on at `cursor`."""
+        tail = self._tails.get(count)
+        if tail is None:
+            if len(self._tails) > 1000:
+                self._tails.clear()
+            digits = b"%d" % count
+            tail = b"\r\n%b$5\r\nCOUNT\r\n$%d\r\n%b\r\n" % (self._constant, len(digits), digits)
+            self._tails[count] = tail
+        digits = b"%d" % cursor
+        return b"%b$%d\r\n%b%b" % (self._head, len(digits), digits, tail)
 
 
 def read_standing(replies: Sequence[Reply], before: Role) -> tuple[str | None, Role] | str:

@@ -7,9 +7,9 @@ Rules:
 2. This file knows no cursors, keys, servers or budgets. `scan_plan` decides *which* event something that happened
    is; the table decides where it leads.
 
-A pass is swept when its chain of cursors has come to its end; it is certified only when the consumer has taken its
-last page. `COMPLETE` is reached through `HELD` alone, and nothing leads out of `COMPLETE` or `FAILED`: a change of
-masters that comes after the certificate changes nothing.
+A pass is swept when each of its chains of cursors has come to its end; it is certified only when the consumer has
+taken its last page. `COMPLETE` is reached through `HELD` alone, and nothing leads out of `COMPLETE` or `FAILED`: a
+change of masters that comes after the certificate changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class State(enum.Enum):
 
     LOCATING = "no server to go to: waiting for one to be named"
     CONNECTING = "a server is named: connecting to it, up to its role and identity"
-    SCANNING = "bound to a process: a SCAN is under way or due"
+    SCANNING = "bound to a process: SCANs are under way or due"
     RESTING = "the server asked for patience: waiting on its connection"
     BACKING_OFF = "the connection is gone: waiting before looking for a server again"
     DRAINING = "swept: waiting until the consumer has taken the pass's last page"
@@ -41,8 +41,8 @@ class Event(enum.Enum):
     LOCATED = "a server was named"
     BOUND = "its process answered, in its role: the pass is on it, or goes on on it"
     BOUND_SWEPT = "the same, and this pass had been swept on it already"
-    REPLIED = "a whole reply, with a cursor to go on from"
-    SWEPT = "a whole reply, and it was the pass's last"
+    REPLIED = "whole replies, with cursors to go on from"
+    SWEPT = "whole replies, and the pass's last one among them"
     TAKEN = "the consumer has taken every page of the pass"
     HELD = "the certificate stands"
     UNDECIDED = "no majority was in reach"
@@ -50,7 +50,7 @@ class Event(enum.Enum):
     RESTED = "the wait is over"
     LOST = "the connection failed, or could not be made, or the server is not the one wanted"
     VOIDED = "the pass is void, its server is left: another begins elsewhere"
-    VOIDED_HERE = "the pass is void: another begins on the server at hand"
+    VOIDED_HERE = "another process answers: the pass is void, another begins on the new connection"
     GIVEN_UP = "a budget is spent, or the error is final"
 
 
@@ -69,7 +69,6 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
         Event.REPLIED: State.SCANNING,
         Event.SWEPT: State.DRAINING,
         Event.TOLD_TO_WAIT: State.RESTING,
-        Event.VOIDED_HERE: State.SCANNING,
         **_CONNECTED,
     },
     State.RESTING: {Event.RESTED: State.SCANNING, **_CONNECTED},

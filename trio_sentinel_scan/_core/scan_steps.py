@@ -14,15 +14,14 @@ from .certificate import Evidence, Undecided
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from redis.exceptions import RedisError
-
     from .certificate import Basis
     from .cursor import CursorFormat
     from .identity import Address, Role, ServerIdentity
+    from .scan_replies import ScanReply
     from .summary import ScanPage
-    from .wire import Argument
 
 __all__ = [
+    "Answered",
     "Ask",
     "Asked",
     "AwaitTaken",
@@ -36,8 +35,6 @@ __all__ = [
     "Lost",
     "Outcome",
     "Receive",
-    "Refused",
-    "Replied",
     "Rest",
     "Rested",
     "Step",
@@ -78,15 +75,17 @@ class Connect:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send this command, without waiting for its reply. -> Asked, Lost"""
+    """Send these bytes, which so many replies will answer, without waiting for them. -> Asked, Lost"""
 
     generation: int
-    command: tuple[Argument, ...] = field(repr=False)
+    # With a pattern in it.
+    data: bytes = field(repr=False)
+    replies: int
 
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Read the reply to what was asked. -> Replied, Refused, Lost"""
+    """Read what has come of the replies to what was asked, at least one. -> Answered, Lost"""
 
     generation: int
 
@@ -161,19 +160,11 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Replied:
-    """A whole reply to SCAN."""
+class Answered:
+    """Replies to SCAN, in the order of what was asked."""
 
-    cursor: int
-    # Not to be shown.
-    keys: Sequence[Any] = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An error reply."""
-
-    error: RedisError
+    # With keys in them.
+    replies: Sequence[ScanReply] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +185,4 @@ class Taken:
     """No page waits any more."""
 
 
-Outcome: TypeAlias = Located | Connected | Asked | Replied | Refused | Lost | Rested | Taken | Evidence | Undecided
+Outcome: TypeAlias = Located | Connected | Asked | Answered | Lost | Rested | Taken | Evidence | Undecided

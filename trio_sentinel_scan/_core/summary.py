@@ -111,6 +111,8 @@ class ScanSummary:
     position: float | None
     # The process that the pass runs on; None while there is none.
     server: ServerIdentity | None
+    # How many segments the pass is scanned in; 0 while there is none.
+    segments: int
     certificate: Certificate | None
     elapsed: float
     restarts: tuple[Restart, ...] = field(default=())

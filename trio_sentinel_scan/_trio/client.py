@@ -124,6 +124,9 @@ class _Client(AsyncCoreCommands):
         max_restarts: int = 10,
         prefetch: int = 2,
         certify: Literal["sentinels", "role"] = "sentinels",
+        segments: int | Literal["auto"] = "auto",
+        duty: float = 1.0,
+        page_size: int | None = None,
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -137,7 +140,8 @@ class _Client(AsyncCoreCommands):
         once. Every other end is an exception, raised by the next receive. Keys may come more than once.
 
         - `match`: a glob-style pattern, as for SCAN's MATCH. `type_`: one of the server's types, as for TYPE.
-        - `count`: how many keys the server should look at for each SCAN, as for COUNT; None lets us choose.
+        - `count`: how many keys the server should look at for each SCAN, as for COUNT. None adapts it: the server is
+          never kept from its other clients for longer than by a single SCAN with COUNT 1000.
         - `cursor`: where the first pass begins. A cursor means something only to the process that issued it, and
           here nothing tells whether this is the one; a restart begins at 0 all the same. Without a restart,
           complete means complete from there on.
@@ -147,6 +151,10 @@ class _Client(AsyncCoreCommands):
         - `prefetch`: how many pages may wait for the consumer.
         - `certify`: what a complete pass must have: "sentinels", a majority of the Sentinels that names its master
           still; "role", the server's own word. Without Sentinels it is always the server's own word.
+        - `segments`: how many parts of the keyspace are scanned at once, on the one connection. "auto" is what keeps
+          the server busy; one part where the server's cursors are not of a known kind, or with `cursor`.
+        - `duty`: the share of the server's time to take, above 0.0 and up to 1.0.
+        - `page_size`: the most keys in a page; None makes a page of whatever a read brings.
 
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
@@ -160,6 +168,9 @@ class _Client(AsyncCoreCommands):
             max_restarts=max_restarts,
             prefetch=prefetch,
             certify=certify,
+            segments=segments,
+            duty=duty,
+            page_size=page_size,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
         )

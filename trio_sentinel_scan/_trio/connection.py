@@ -55,11 +55,14 @@ class Connection:
 
         Raises ServerConnectionError, ResponseTimeout.
         """
-        data = encode_commands(commands)
+        await self.send_encoded(encode_commands(commands), len(commands))
+
+    async def send_encoded(self, data: bytes, replies: int) -> None:
+        """Send commands that are RESP already, and that so many replies will answer. Raises as `send` does."""
         self._check_alive()
         if self._owed == 0:
             self._opening = True
-        self._owed += len(commands)
+        self._owed += replies
         self._spent = True
         with trio.move_on_after(self._response_timeout) as scope:
             await self._stream.send(data)
@@ -88,6 +91,14 @@ class Connection:
             raise self._timed_out()
         self._owed -= 1
         return reply  # noqa: ASYNC910 (receiving waits)
+
+    async def receive_ready(self) -> list[Reply]:
+        """The next reply, and those behind it that have come with it. Raises as `receive` does."""
+        replies = [await self.receive()]
+        while self._owed and (reply := self._next(decode=True)) is not NOT_YET:
+            self._owed -= 1
+            replies.append(reply)
+        return replies
 
     async def request(self, *commands: tuple[Argument, ...], decode: bool = True) -> list[Reply]:
         """Commands out, their replies back, in one round trip."""

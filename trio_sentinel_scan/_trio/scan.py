@@ -24,7 +24,7 @@ from .._core.errors import (
 )
 from .._core.handshake import unfit_for_scanning
 from .._core.scan_plan import ScanPlan
-from .._core.scan_replies import STANDING, read_scan_reply, read_standing
+from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
 from .nurseries import open_service_nursery
@@ -168,11 +168,12 @@ class Scan:
                 return steps.Located(self._source.target)
             case steps.Connect():
                 return await self._connect(step)
-            case steps.Ask(_, command):
-                await self._held.send(command)
+            case steps.Ask(_, data, replies):
+                await self._held.send_encoded(data, replies)
                 return steps.Asked()
             case steps.Receive():
-                return read_scan_reply(await self._held.receive(), self._held.address)
+                held = self._held
+                return steps.Answered(read_scan_replies(await held.receive_ready(), held.address))
             case steps.Rest(_, seconds):
                 await trio.sleep(seconds)
                 return steps.Rested()

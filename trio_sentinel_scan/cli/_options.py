@@ -39,6 +39,11 @@ def _refuse_password(context: click.Context, parameter: click.Parameter, value: 
         )
 
 
+def _segments(context: click.Context, parameter: click.Parameter, value: str) -> int | str:  # noqa: ARG001
+    # What else is no number of segments, open_scan says.
+    return int(value) if value.isascii() and value.isdecimal() else value
+
+
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -85,6 +90,23 @@ scan_options = _stack(
         default="restart",
         show_default=True,
         help="When another server takes the place of the one being scanned: start over, or fail.",
+    ),
+    click.option(
+        "--segments",
+        type=click.UNPROCESSED,
+        callback=_segments,
+        default="auto",
+        show_default=True,
+        metavar="NUMBER",
+        help="How many parts of the keyspace to scan at once; count always scans one.",
+    ),
+    click.option(
+        "--duty",
+        type=click.FloatRange(min=0, min_open=True, max=1),
+        default=1.0,
+        show_default=True,
+        metavar="SHARE",
+        help="The share of the server's time to take.",
     ),
     click.option(
         "--max-restarts",

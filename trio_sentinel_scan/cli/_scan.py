@@ -24,6 +24,8 @@ class ScanOptions:
     on_failover: Any = "restart"
     max_restarts: int = 10
     certify: Any = "sentinels"
+    segments: Any = "auto"
+    duty: float = 1.0
 
     def arguments(self) -> dict[str, Any]:
         """Them as `open_scan` has them."""
@@ -34,6 +36,8 @@ class ScanOptions:
             "on_failover": self.on_failover,
             "max_restarts": self.max_restarts,
             "certify": self.certify,
+            "segments": self.segments,
+            "duty": self.duty,
         }
 
 
@@ -61,9 +65,11 @@ async def run_count(
     client: RedisClient | SentinelClient, options: ScanOptions, output: Output, report: Report
 ) -> ScanSummary:
     """Write how many keys the final pass delivered; nothing if there is no such pass. Raises as `run_scan` does."""
+    # One chain: where two segments meet, a key may come twice.
+    arguments: dict[str, Any] = {**options.arguments(), "segments": 1}
     async with (
         client,
-        client.open_scan(**options.arguments()) as pages,
+        client.open_scan(**arguments) as pages,
         report.following(pages),
     ):
         async for _ in pages:

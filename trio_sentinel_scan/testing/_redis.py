@@ -87,7 +87,7 @@ class LocalRedis(LocalServer):
         try:
             await self._start_somewhere(workspace, binary)
         except BaseException:
-            await self._leave(workspace)
+            await self._leave(workspace)  # noqa: ASYNC102 (it shields and bounds itself)
             raise
         return self
 
@@ -98,7 +98,7 @@ class LocalRedis(LocalServer):
         traceback: TracebackType | None,
     ) -> None:
         """End the process, however the block ended."""
-        await self._leave(self._owner())
+        await self._leave(self._owner())  # noqa: ASYNC102 (it shields and bounds itself)
 
     @property
     def url(self) -> str:

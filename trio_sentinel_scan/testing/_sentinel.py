@@ -155,7 +155,7 @@ class LocalSentinel:
                 # The ports are in each other's configuration: begin anew.
                 await self._leave(workspace)
             except BaseException:
-                await self._leave(workspace)
+                await self._leave(workspace)  # noqa: ASYNC102 (it shields and bounds itself)
                 raise
             else:
                 return self
@@ -170,7 +170,7 @@ class LocalSentinel:
     ) -> None:
         """End all processes, however the block ended."""
         # Without a checkpoint that could be cancelled, and so put Cancelled in the place of the body's exception.
-        await self._leave(self._owner())
+        await self._leave(self._owner())  # noqa: ASYNC102 (it shields and bounds itself)
 
     def _members(self) -> list[DataMember | SentinelMember]:
         return [*self._nodes, *self._sentinel_nodes]

@@ -1,0 +1,316 @@
+"""One pass on one server: rounds, what their replies come to, and what is asked again when a connection dies."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Any
+
+import pytest
+
+from tests.core._scan_model import A, keys_named, scan_options, scans_in
+from tests.core._tables import LargeTable, SlotTables, Table
+from trio_sentinel_scan._core.cursor import CursorFormat, rev64
+from trio_sentinel_scan._core.identity import Role, ServerIdentity
+from trio_sentinel_scan._core.pacing import Pacing
+from trio_sentinel_scan._core.scan_replies import ScanReply
+from trio_sentinel_scan._core.sweep import Round, Sweep
+from trio_sentinel_scan._core.verdicts import parse_error_reply
+
+KEYS = keys_named(300)
+LOADING = parse_error_reply("LOADING Redis is loading")
+BUSY = parse_error_reply("BUSY Redis is busy")
+NOPERM = parse_error_reply("NOPERM no")
+SERVER = ServerIdentity("a" * 40, A)
+
+
+def a_sweep(*, form: CursorFormat = CursorFormat.REVERSED, cursor: int = 0, **options: Any) -> Sweep:
+    options = {"segments": "auto", "count": 10, **options}
+    return Sweep(scan_options(**options), SERVER, Role("master"), form, cursor=cursor)
+
+
+def ask(sweep: Sweep, now: float = 0.0) -> list[tuple[int, int]]:
+    """Send the next round."""
+    this = sweep.next_round(now, page_in_hand=False)
+    assert this is not None
+    sweep.sent(now)
+    asked = scans_in(this.data)
+    assert len(asked) == this.replies
+    return asked
+
+
+def run(sweep: Sweep, table: Any) -> list[bytes]:
+    """To its end, every reply in a read of its own; the keys."""
+    keys: list[bytes] = []
+    waiting: deque[tuple[int, int]] = deque()
+    while not sweep.swept:
+        while (this := sweep.next_round(0.0, page_in_hand=False)) is not None:
+            sweep.sent(0.0)
+            waiting.extend(scans_in(this.data))
+        assert sweep.is_waiting_for_replies
+        found = sweep.received([table.scan(*waiting.popleft())], 0.0)
+        assert (found.error, found.wait, found.out_of_order) == (None, None, False)
+        keys += found.keys
+    assert not sweep.is_waiting_for_replies
+    assert sweep.next_round(0.0, page_in_hand=False) is None
+    return keys
+
+
+# ---- rounds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("segments", ["auto", 1, 2, 3, 16, 64])
+@pytest.mark.parametrize("count", [None, 1, 10, 1000])
+def test_a_sweep_brings_every_key(segments: Any, count: int | None) -> None:
+    sweep = a_sweep(segments=segments, count=count)
+    assert set(run(sweep, LargeTable(KEYS, bits=9))) == set(KEYS)
+    assert sweep.position == 1.0
+
+
+def test_how_many_segments_there_are_is_the_callers_or_the_servers_business() -> None:
+    """By itself it goes by the COUNT, and by whether there is any order in the cursors."""
+    assert a_sweep(segments=5).segments == 5
+    assert a_sweep().segments == 64
+    assert a_sweep(count=None).segments == 16
+    assert a_sweep(form=CursorFormat.SLOTS, count=None).segments == 16
+    assert a_sweep(form=CursorFormat.UNKNOWN).segments == 1
+    assert a_sweep(form=CursorFormat.UNKNOWN, segments=5).segments == 1
+    assert a_sweep(cursor=7).segments == 1
+
+
+def test_a_sweep_of_slots_begins_at_slots() -> None:
+    tables = SlotTables({slot: Table([b"%d" % slot]) for slot in (0, 5000, 16383)})
+    sweep = a_sweep(form=CursorFormat.SLOTS, segments=4)
+    assert set(run(sweep, tables)) == {b"0", b"5000", b"16383"}
+
+
+def test_a_round_is_half_of_the_segments() -> None:
+    """While the server works on one half, the other half's pages are on their way through us."""
+    sweep = a_sweep(segments=5)
+    assert [cursor for cursor, _ in ask(sweep)] == [rev64(index * 2**64 // 5) for index in (4, 3, 2)]
+    assert [cursor for cursor, _ in ask(sweep)] == [rev64(index * 2**64 // 5) for index in (1, 0)]
+    assert sweep.next_round(0.0, page_in_hand=False) is None
+    assert sweep.is_waiting_for_replies
+
+
+def test_a_round_that_is_looked_at_is_not_sent() -> None:
+    """It is the same until it is; when the connection dies under it, it is asked again."""
+    sweep = a_sweep(segments=4)
+    first = sweep.next_round(0.0, page_in_hand=False)
+    assert isinstance(first, Round)
+    assert sweep.next_round(5.0, page_in_hand=True) == first
+    assert not sweep.is_waiting_for_replies
+    sweep.connection_lost()
+    assert sweep.next_round(0.0, page_in_hand=False) == first
+
+
+def test_a_second_round_lets_the_page_in_hand_go_first() -> None:
+    """Else the server would find the two together, and make one of them."""
+    sweep = a_sweep(segments=4)
+    ask(sweep)
+    assert sweep.next_round(0.0, page_in_hand=True) is None
+    ask(sweep)
+    assert [len(sweep.received([(2**63 - 1, [])] * 2, 0.0).keys) for _ in range(2)] == [0, 0]
+    # Something was received: the first of two rounds goes out before the page.
+    assert sweep.next_round(0.0, page_in_hand=True) is not None
+
+
+# ---- replies ---------------------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_one_read_are_one_list() -> None:
+    sweep = a_sweep(segments=2)
+    ask(sweep)
+    ask(sweep)
+    found = sweep.received([(rev64(2**63 + 5), [b"b"]), (rev64(5), [b"a", b"c"])], 0.0)
+    assert found.keys == [b"b", b"a", b"c"]
+    assert sweep.position == 10 / 2**64
+
+
+def test_a_round_may_be_answered_in_pieces() -> None:
+    """And one read may bring the end of one round and the beginning of the next."""
+    sweep = a_sweep(segments=6)
+    ask(sweep)
+    ask(sweep)
+    table = LargeTable(KEYS, bits=9)
+    replies: list[ScanReply] = [table.scan(rev64(index * 2**64 // 6), 10) for index in (5, 4, 3, 2, 1, 0)]
+    keys = [key for part in (replies[:1], replies[1:5], replies[5:]) for key in sweep.received(part, 0.0).keys]
+    assert keys == [key for reply in replies if isinstance(reply, tuple) for key in reply[1]]
+    assert not sweep.is_waiting_for_replies
+
+
+@pytest.mark.parametrize("refused", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+def test_a_request_for_patience_is_for_the_scans_that_it_answers(refused: tuple[int, ...]) -> None:
+    """The others have gone on. Nothing more is asked until the wait is over."""
+    sweep = a_sweep(segments=6)
+    asked = ask(sweep)
+    table = LargeTable(KEYS, bits=9)
+    replies: list[ScanReply] = [LOADING if i in refused else table.scan(*asked[i]) for i in range(3)]
+    found = sweep.received(replies, 0.0)
+    assert found.wait is LOADING
+    assert (found.error, found.out_of_order) == (None, False)
+    assert len(found.keys) == sum(len(reply[1]) for reply in replies if isinstance(reply, tuple))
+    assert sweep.told_to_wait
+    assert sweep.next_round(0.0, page_in_hand=False) is None
+    sweep.told_to_wait = False
+    again = [*ask(sweep), *ask(sweep)]
+    assert len(again) == 6
+    assert {asked[i] for i in refused} <= set(again)
+    assert all(asked[i] not in again for i in range(3) if i not in refused)
+
+
+def test_the_last_request_for_patience_is_the_one_that_is_told() -> None:
+    sweep = a_sweep(segments=6)
+    ask(sweep)
+    assert sweep.received([LOADING, BUSY], 0.0).wait is BUSY
+
+
+def test_what_a_server_refused_says_nothing_about_what_a_scan_costs() -> None:
+    """A server that loads answers at once and brings no keys; that is no reason to ask for more."""
+    sweep = a_sweep(segments=8, count=None)
+    counts = []
+    for _ in range(20):
+        counts.append({count for _, count in ask(sweep)})
+        sweep.received([LOADING] * 4, 0.0)
+        sweep.told_to_wait = False
+    assert counts == [{10}] * 20
+    assert sweep._pacing.count(8) == 10
+
+
+@pytest.mark.parametrize("first_error_at", [0, 1])
+def test_an_error_ends_the_read_and_what_came_before_it_counts(first_error_at: int) -> None:
+    """It says whether its SCAN went on from somewhere; the rest of the connection's replies are of no use."""
+    sweep = a_sweep(segments=2)
+    ask(sweep)
+    ask(sweep)
+    replies: list[ScanReply] = [(0, [b"b"]), (rev64(9), [b"a"])]
+    replies.insert(first_error_at, NOPERM)
+    found = sweep.received(replies[:2], 0.0)
+    assert found.error is NOPERM
+    assert found.keys == [b"b"][:first_error_at]
+    # The second half begins at a cursor, the first one at 0.
+    assert found.had_cursor is (first_error_at == 0)
+
+
+def test_a_request_for_patience_before_an_error_is_told_too() -> None:
+    sweep = a_sweep(segments=4)
+    ask(sweep)
+    found = sweep.received([LOADING, NOPERM], 0.0)
+    assert (found.wait, found.error) == (LOADING, NOPERM)
+
+
+def test_a_cursor_that_does_not_rise_ends_the_read() -> None:
+    sweep = a_sweep(segments=4)
+    ask(sweep)
+    found = sweep.received([(0, [b"d"]), (rev64(7), [b"c"])], 0.0)
+    assert found.out_of_order
+    assert found.keys == [b"d"]
+    assert sweep.position == 0.25
+
+
+def test_the_end_of_one_segment_is_not_the_end() -> None:
+    """A cursor 0 ends the segment that it answers."""
+    sweep = a_sweep(segments=2)
+    ask(sweep)
+    ask(sweep)
+    assert sweep.received([(0, [b"b"])], 0.0).keys == [b"b"]
+    assert not sweep.swept
+    assert sweep.received([(0, [b"a", b"b"])], 0.0).keys == [b"a"]
+    assert sweep.swept
+
+
+# ---- a connection that dies ------------------------------------------------------------------------------------
+
+
+def test_what_was_on_its_way_is_asked_again() -> None:
+    """From what was committed: a reply that came is not asked for twice."""
+    sweep = a_sweep(segments=4)
+    asked = [*ask(sweep), *ask(sweep)]
+    sweep.received([(rev64(2**63 + 2**62 + 5), [b"d"]), LOADING], 0.0)
+    sweep.connection_lost()
+    assert not sweep.told_to_wait
+    assert not sweep.is_waiting_for_replies
+    again = [cursor for cursor, _ in [*ask(sweep), *ask(sweep)]]
+    assert again == [rev64(2**63 + 2**62 + 5), *[cursor for cursor, _ in asked[1:]]]
+
+
+def test_a_round_that_brought_not_a_byte_was_perhaps_too_large() -> None:
+    """For the connection's output buffer: the next one is half of it."""
+    sweep = a_sweep(segments=2, count=64)
+    for count in (32, 32, 16):
+        assert [n for _, n in ask(sweep)] == [count]
+        sweep.connection_lost()
+    assert sweep._pacing.count(2) == 8
+    ask(sweep)
+    ask(sweep)
+    sweep.received([(0, [])], 0.0)
+    sweep.connection_lost()
+    assert sweep._pacing.count(2) == 4
+
+
+def test_a_connection_that_dies_in_the_midst_of_a_round_was_able_to_take_it() -> None:
+    """Even if its first byte came in no time at all."""
+    sweep = a_sweep(segments=4, count=64)
+    ask(sweep)
+    sweep.received([(0, [])], 0.0)
+    sweep.connection_lost()
+    assert sweep._pacing.count(4) == 64
+    # Nor is one to blame that had nothing to do.
+    sweep.connection_lost()
+    assert sweep._pacing.count(4) == 64
+
+
+# ---- pace ------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_duty_nothing_rests() -> None:
+    sweep = a_sweep(segments=1)
+    assert sweep.rests_until == -math.inf
+    cursor = 2**63
+    for now in range(5):
+        ask(sweep, now)
+        sweep.received([(cursor, [])], now + 0.9)
+        cursor >>= 1
+        cursor |= 2**63
+        assert sweep.rests_until <= now + 0.9
+
+
+@pytest.fixture
+def charged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float]]:
+    """What each round was charged with: its COUNT, its keys, its seconds. Its rest is three times those."""
+    rounds: list[tuple[int, int, float]] = []
+
+    def replied(pacing: Pacing, asked: int, keys: int, seconds: float) -> float:
+        rounds.append((asked, keys, seconds))
+        return 3 * seconds
+
+    monkeypatch.setattr(Pacing, "replied", replied)
+    return rounds
+
+
+def test_a_duty_rests_after_each_round(charged: list[tuple[int, int, float]]) -> None:
+    """Two rounds in one read rest for both, and each is charged with what it brought itself."""
+    sweep = a_sweep(segments=2)
+    ask(sweep, 1.0)
+    ask(sweep, 1.0)
+    sweep.received([(rev64(2**63 + 1), [b"b"])], 2.0)
+    assert sweep.rests_until == 5.0
+    assert sweep.next_round(4.9, page_in_hand=False) is None
+    sweep.received([(rev64(1), [])], 3.0)
+    assert sweep.rests_until == 11.0
+    ask(sweep, 11.0)
+    ask(sweep, 11.0)
+    sweep.received([(rev64(2**63 + 2), [b"c", b"d"]), (rev64(2), [b"a"])], 12.0)
+    assert sweep.rests_until == 18.0
+    assert charged == [(10, 1, 1.0), (10, 0, 2.0), (10, 2, 1.0), (10, 1, 1.0)]
+
+
+def test_a_round_is_timed_by_its_first_byte(charged: list[tuple[int, int, float]]) -> None:
+    """What comes later is our own reading. What was refused is not counted."""
+    sweep = a_sweep(segments=6)
+    ask(sweep, 0.0)
+    sweep.received([(0, [b"f"])], 1.0)
+    sweep.received([LOADING], 3.0)
+    sweep.received([(0, [b"d", b"e"])], 8.0)
+    assert charged == [(20, 3, 1.0)]
+    assert sweep.rests_until == 11.0

@@ -1,0 +1,66 @@
+"""How much to ask for at once, and how long to rest in between: what a scan costs the server's other clients.
+
+A server is one thread and runs what one client has sent in one go, so a *round*, the SCANs that were sent together,
+is what every other client waits for. What bounds it is the server's time. That cannot be asked for; it shows in the
+time from sending a round to the first byte of its replies, which come when the whole round has been run, less the
+quickest such time, which is the network's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+__all__ = ["Pacing"]
+
+# Seconds that one round may keep the server from its other clients, and the keys that one may bring: about what a
+# single SCAN with COUNT 1000 does.
+ROUND_SECONDS: Final = 0.0006
+ROUND_KEYS: Final = 1000
+# COUNT of a round to begin with, per segment, and the most for one SCAN (a rare MATCH brings next to no keys).
+FIRST_COUNT: Final = 10
+MAX_COUNT: Final = 10_000
+# Over how many rounds the cost of a unit of COUNT is taken: enough for one that was held up not to matter.
+_WINDOW: Final = 15
+
+
+class Pacing:
+    """COUNT and rests for one scan. Times are in seconds."""
+
+    def __init__(self, count: int | None, duty: float) -> None:
+        """A fixed `count`, or None for one that adapts; `duty` is the share of the server's time to take."""
+        self._fixed = count
+        self._duty = duty
+        # The sum of the COUNTs of one round.
+        self._round = 0.0
+        # The quickest first byte of all: the network, and next to no work.
+        self._quickest = float("inf")
+        # What one unit of COUNT seems to have cost the server, lately.
+        self._costs: deque[float] = deque(maxlen=_WINDOW)
+
+    def count(self, segments: int) -> int:
+        """The COUNT for each of `segments` SCANs of a round."""
+        if self._fixed is not None:
+            return self._fixed
+        return int(min(MAX_COUNT, max(FIRST_COUNT, self._round / segments)))
+
+    def replied(self, asked: int, keys: int, seconds: float) -> float:
+        """A round that asked for `asked` (at least 1) in all has brought `keys` keys, its first byte after `seconds`.
+
+        Returns how long to rest before the next one.
+        """
+        self._quickest = min(self._quickest, seconds)
+        busy = seconds - self._quickest
+        self._costs.append(busy / asked)
+        # The lower quartile: what held a reply up was more often this machine than the server.
+        cost = sorted(self._costs)[len(self._costs) // 4]
+        by_time = ROUND_SECONDS / cost if cost > 0 else float("inf")
+        by_keys = asked * ROUND_KEYS / keys if keys else float("inf")
+        self._round = min(2 * max(self._round, asked), by_time, by_keys)
+        return cost * asked * (1 / self._duty - 1)
+
+    def shrink(self) -> None:
+        """A round was more than the connection could take: ask for half of it."""
+        self._round /= 2
+        if self._fixed is not None:
+            self._fixed = max(1, self._fixed // 2)

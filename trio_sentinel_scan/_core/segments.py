@@ -1,0 +1,205 @@
+"""A pass as segments: ranges of positions, each with its own chain of cursors, all on one connection of one process.
+
+A chain that begins at a position, and goes on until its cursor has reached another one, delivers every key whose hash
+lies in between: at any size of the table, while it grows and while it shrinks. Ranges that tile the hash space lose
+nothing. A segment's last page runs over its end; what was in its neighbours' first pages, which are kept small and
+remembered for that, is dropped from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any, Final, TypeAlias
+
+from .cursor import SLOTS, CircleDetector, CursorFormat, rev64, sort_key
+
+__all__ = ["FIRST_COUNT", "LAST_COUNT", "MAX_SEGMENTS", "Ask", "Segments", "auto_segments"]
+
+MAX_SEGMENTS: Final = 1024
+# The COUNT of a segment's first SCAN, where there are several: its page is remembered until the pass ends. And the
+# COUNT of a SCAN that may run over its segment's end: with the rest of the bucket that it ends in, it brings no more
+# than what the neighbour's first page has.
+FIRST_COUNT: Final = 32
+LAST_COUNT: Final = 8
+
+
+# The next SCAN of one segment: the segment's index, the cursor, the COUNT. A bare tuple, for there are many.
+Ask: TypeAlias = tuple[int, int, int]
+
+
+class _Segment:
+    """One range of positions, and the chain of cursors that sweeps it."""
+
+    __slots__ = ("count_asked", "cursor", "end", "first_page", "position", "start", "stride")
+
+    def __init__(self, start: int, end: int, cursor: int) -> None:
+        self.start = start
+        self.end = end
+        self.cursor = cursor
+        # Every key before it was delivered. Invariant: it only rises, up to `end`; it and `cursor` move together.
+        self.position = start
+        # How far the last reply has brought it, for each unit of its COUNT.
+        self.stride = 0
+        # The sum of the COUNTs that have brought it this far.
+        self.count_asked = 0
+        self.first_page: frozenset[Any] | None = None
+
+
+class Segments:
+    """Where a pass stands: what to ask next, what a reply means, how far it has come."""
+
+    def __init__(self, form: CursorFormat, number: int, *, cursor: int = 0) -> None:
+        """`number` segments in a known format; one chain from `cursor` where that is given or the format unknown."""
+        self._format = form
+        self._whole = SLOTS << 64 if form is CursorFormat.SLOTS else 1 << 64
+        if cursor or form is CursorFormat.UNKNOWN:
+            number = 1
+        bounds = [self._bound(i, number) for i in range(number + 1)]
+        self._segments = [_Segment(start, end, self._cursor_at(start)) for start, end in pairwise(bounds)]
+        positions: dict[CursorFormat, Callable[[int], int]] = {
+            CursorFormat.REVERSED: rev64,
+            CursorFormat.SLOTS: partial(sort_key, form=form),
+            CursorFormat.UNKNOWN: _Unordered().position_of,
+        }
+        self._position_at = positions[form]
+        if cursor:
+            self._segments[0].cursor = cursor
+            self._segments[0].position = self._position_at(cursor)
+        # How many have not come to their end.
+        self._left = number
+        # Those of them that no SCAN is on its way for.
+        self._idle = list(range(number))
+
+    # ---- what to ask --------------------------------------------------------------------------------------------
+
+    @property
+    def number(self) -> int:
+        """How many segments there are."""
+        return len(self._segments)
+
+    @property
+    def swept(self) -> bool:
+        """Whether every segment has come to its end."""
+        return self._left == 0
+
+    def due(self, count: int, at_most: int) -> list[Ask]:
+        """SCANs for segments that are neither done nor on their way, about `count` for each; they are on it now.
+
+        The later segments come first, so that a segment's last page is never in before its neighbours' first ones.
+        """
+        idle = self._idle
+        if len(idle) > 1:
+            idle.sort(reverse=True)
+        idle, self._idle = idle[:at_most], idle[at_most:]
+        asks: list[Ask] = []
+        for index in idle:
+            segment = self._segments[index]
+            far_from_its_end = segment.stride and segment.end - segment.position > 2 * count * segment.stride
+            asks.append((index, segment.cursor, count if far_from_its_end else self._count_near(segment, count)))
+        return asks
+
+    def take_back(self, ask: Ask) -> None:
+        """It was asked in vain, and is due again."""
+        self._idle.append(ask[0])
+
+    def forget_asked(self) -> None:
+        """The connection is gone, and with it all replies that were on their way."""
+        self._idle = [index for index, segment in enumerate(self._segments) if segment.position < segment.end]
+
+    # ---- what came ----------------------------------------------------------------------------------------------
+
+    def advance(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
+        """A reply to `ask` has come: move on, and return the keys to deliver. Cursor and keys go together.
+
+        None, and nothing has changed, if the cursor cannot follow: positions strictly rise, and no cursor of an
+        unknown format comes twice.
+        """
+        index, _, count = ask
+        segment = self._segments[index]
+        if cursor == 0:
+            position = self._whole
+        else:
+            position = self._position_at(cursor)
+            if position <= segment.position:
+                return None
+        if len(self._segments) > 1:
+            if segment.first_page is None:
+                segment.first_page = frozenset(keys)
+            if position > segment.end:
+                keys = self._without_neighbours(index, position, keys)
+        segment.cursor = cursor
+        segment.count_asked += count
+        segment.stride = (position - segment.position) // count
+        if position >= segment.end:
+            segment.position = segment.end
+            self._left -= 1
+        else:
+            segment.position = position
+            self._idle.append(index)
+        return keys
+
+    @property
+    def position(self) -> float | None:
+        """How much of the hash space is covered, 0.0 to 1.0; None in an unknown format before the end."""
+        if self._left == 0:
+            return 1.0
+        if self._format is CursorFormat.UNKNOWN:
+            return None
+        return sum([segment.position - segment.start for segment in self._segments]) / self._whole
+
+    # ---- arithmetic ---------------------------------------------------------------------------------------------
+
+    def _bound(self, index: int, number: int) -> int:
+        if self._format is CursorFormat.SLOTS:
+            return (index * SLOTS // number) << 64
+        return index * self._whole // number
+
+    def _cursor_at(self, position: int) -> int:
+        return position >> 64 if self._format is CursorFormat.SLOTS else rev64(position)
+
+    def _count_near(self, segment: _Segment, count: int) -> int:
+        if len(self._segments) == 1:
+            return count
+        if segment.first_page is None:
+            return min(count, FIRST_COUNT)
+        # What is left of it, judged by how far the COUNTs so far have brought it, less what that may be out by: what
+        # runs over its end comes twice.
+        left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.start)
+        left *= 1 - segment.count_asked**-0.5
+        return count if left >= count else max(int(left), min(count, LAST_COUNT))
+
+    def _without_neighbours(self, index: int, reached: int, keys: list[Any]) -> list[Any]:
+        for neighbour in self._segments[index + 1 :]:
+            if neighbour.start >= reached:
+                break
+            if neighbour.first_page:
+                keys = [key for key in keys if key not in neighbour.first_page]
+        return keys
+
+
+def auto_segments(form: CursorFormat, count: int | None) -> int:
+    """How many segments go well with pages of `count` keys: what keeps a server busy is the keys on their way."""
+    if form is CursorFormat.UNKNOWN:
+        return 1
+    if count is None:
+        return 16
+    for number, at_most in ((64, 16), (32, 160), (16, 400)):
+        if count <= at_most:
+            return number
+    return 8
+
+
+class _Unordered:
+    """Stands in for positions where cursors have none: a rising number, until a cursor comes round again."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._circles = CircleDetector()
+
+    def position_of(self, cursor: int) -> int:
+        if self._circles.comes_round(cursor):
+            return 0
+        self._steps += 1
+        return self._steps

@@ -1,0 +1,194 @@
+"""One pass over one server process: what to ask it, what its replies bring, and when every segment has ended.
+
+A sweep knows neither epochs nor budgets; it is thrown away whole when its pass becomes void.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis import exceptions as redis_errors
+
+from .cursor import CursorFormat
+from .pacing import Pacing
+from .scan_replies import ScanEncoder
+from .segments import Ask, Segments, auto_segments
+from .verdicts import Verdict, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .identity import Role, ServerIdentity
+    from .scan_options import ScanOptions
+    from .scan_replies import ScanReply
+
+__all__ = ["Round", "Sweep", "Yield"]
+
+
+class Round(NamedTuple):
+    """SCANs to be sent together: their bytes, and how many replies they will have."""
+
+    data: bytes
+    replies: int
+
+
+class Yield(NamedTuple):
+    """What some replies came to."""
+
+    # Committed: the sweep has moved on behind them.
+    keys: list[Any]
+    # The first error reply that is more than a request for patience, and whether its SCAN was to go on at a cursor.
+    error: redis_errors.RedisError | None = None
+    had_cursor: bool = False
+    # A request for patience.
+    wait: redis_errors.RedisError | None = None
+    # A cursor that cannot follow: the format is not the one it was taken for, or the chain goes in a circle.
+    out_of_order: bool = False
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A round on its way."""
+
+    at: float
+    # Replies that have not come yet.
+    left: int
+    # The sum of the COUNTs of those that the server did, or has yet to do.
+    count: int
+    keys: int = 0
+    first_byte: float | None = None
+
+
+class Sweep:
+    """The segments of one pass, the rounds on their way, and the pace."""
+
+    def __init__(
+        self, options: ScanOptions, server: ServerIdentity, role: Role, form: CursorFormat, *, cursor: int = 0
+    ) -> None:
+        # The process that issues all cursors in here. Never changes: another process is another sweep.
+        self.server = server
+        # What it said of itself when the pass was bound to it.
+        self.role = role
+        self.format = form
+        number = auto_segments(form, options.count) if options.segments is None else options.segments
+        # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
+        # them.
+        self._segments = Segments(form, number, cursor=cursor)
+        self._pacing = Pacing(options.count, options.duty)
+        self._encode = ScanEncoder(options).encode
+        # SCANs to be sent next, and those that were sent, in the order of their replies.
+        self._to_ask: list[Ask] = []
+        self._on_their_way: deque[Ask] = deque()
+        self._rounds: deque[_Sent] = deque()
+        # Nothing was received since the last round was sent.
+        self._just_sent = False
+        # A reply asked for patience: nothing more is asked until it was granted.
+        self.told_to_wait = False
+        # Not to ask before this time: the share of the server's time that was asked for is used up.
+        self.rests_until = -math.inf
+
+    @property
+    def swept(self) -> bool:
+        """Whether every segment has come to its end."""
+        return self._segments.swept
+
+    @property
+    def position(self) -> float | None:
+        """How much of the hash space is covered, 0.0 to 1.0; None where cursors are opaque."""
+        return self._segments.position
+
+    @property
+    def segments(self) -> int:
+        """How many segments there are."""
+        return self._segments.number
+
+    @property
+    def is_waiting_for_replies(self) -> bool:
+        """Whether any SCAN is on its way."""
+        return bool(self._on_their_way)
+
+    def next_round(self, now: float, *, page_in_hand: bool) -> Round | None:
+        """The SCANs to send now, if any; the same until they are reported as `sent`.
+
+        A round is half of the segments: while the server works on one, its last one's pages are on their way through
+        us. When both fall due at once, the second lets the page in hand go first, so that the server does not find
+        the two together, and make one of them.
+        """
+        if not self._to_ask:
+            if self.told_to_wait or now < self.rests_until or (self._just_sent and page_in_hand):
+                return None
+            number = self._segments.number
+            self._to_ask = self._segments.due(self._pacing.count(number), (number + 1) // 2)
+            if not self._to_ask:
+                return None
+        encode = self._encode
+        return Round(b"".join([encode(cursor, count) for _, cursor, count in self._to_ask]), len(self._to_ask))
+
+    def sent(self, now: float) -> None:
+        """The last round has been sent."""
+        self._on_their_way.extend(self._to_ask)
+        self._rounds.append(_Sent(now, len(self._to_ask), sum([count for _, _, count in self._to_ask])))
+        self._to_ask = []
+        self._just_sent = True
+
+    def connection_lost(self) -> None:
+        """No reply that is still on its way will come: ask again from what was committed."""
+        if self._on_their_way and all(this.first_byte is None for this in self._rounds):
+            # It may have been more at once than the connection is allowed to hold.
+            self._pacing.shrink()
+        self._to_ask = []
+        self._on_their_way.clear()
+        self._rounds.clear()
+        self._segments.forget_asked()
+        self.told_to_wait = False
+
+    def received(self, replies: Sequence[ScanReply], now: float) -> Yield:
+        """Replies have come, in the order of what was asked."""
+        brought: list[list[Any]] = []
+        self._just_sent = False
+        wait: redis_errors.RedisError | None = None
+        place = 0
+        while place < len(replies):
+            # One round after the other, so that each is charged with what it brought itself.
+            this = self._rounds[0]
+            if this.first_byte is None:
+                this.first_byte = now - this.at
+            before = len(brought)
+            of_this = replies[place : place + this.left]
+            for reply in of_this:
+                ask = self._on_their_way.popleft()
+                if isinstance(reply, redis_errors.RedisError):
+                    if verdict_of(reply) is not Verdict.WAIT:
+                        return Yield(_joined(brought), error=reply, had_cursor=ask[1] != 0, wait=wait)
+                    wait = reply
+                    self.told_to_wait = True
+                    self._segments.take_back(ask)
+                    # It cost the server nothing, which says nothing about what a SCAN costs.
+                    this.count -= ask[2]
+                    continue
+                keys = self._commit(ask, *reply)
+                if keys is None:
+                    return Yield(_joined(brought), wait=wait, out_of_order=True)
+                if keys:
+                    brought.append(keys)
+            this.keys += sum(map(len, brought[before:]))
+            this.left -= len(of_this)
+            place += len(of_this)
+            if this.left == 0:
+                self._rounds.popleft()
+                if this.count:
+                    rest = self._pacing.replied(this.count, this.keys, this.first_byte)
+                    self.rests_until = max(self.rests_until, now) + rest
+        return Yield(_joined(brought), wait=wait)
+
+    def _commit(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
+        # Cursor and keys together: whatever fails from here on, neither is lost nor repeated.
+        return self._segments.advance(ask, cursor, keys)
+
+
+def _joined(lists: list[list[Any]]) -> list[Any]:
+    return lists[0] if len(lists) == 1 else list(chain.from_iterable(lists))
