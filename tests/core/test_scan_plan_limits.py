@@ -46,7 +46,7 @@ from trio_sentinel_scan._core.summary import ScanPage
 KEYS = keys_named(60)
 
 
-# ---- 8: many failovers -----------------------------------------------------------------------------------------
+# ---- many failovers --------------------------------------------------------------------------------------------
 
 
 def test_two_failovers_in_a_row_back_to_the_first_node() -> None:
@@ -137,7 +137,7 @@ def test_attempts_back_off() -> None:
 
 
 def test_waiting_for_a_master_ends_at_the_failover_timeout() -> None:
-    """With what the last problem was, and without spinning (I4)."""
+    """With what the last problem was, and without spinning."""
     driver = Driver(World(KEYS), failover_timeout=10.0)
     driver.go_to(steps.Receive)
     driver.world.kill(A)
@@ -174,7 +174,7 @@ def test_waiting_begins_when_the_last_answer_is_gone_not_when_the_scan_began() -
     is_complete(driver)
 
 
-# ---- 9: on_failover="raise" ------------------------------------------------------------------------------------
+# ---- on_failover="raise" ---------------------------------------------------------------------------------------
 
 
 def test_a_failover_interrupts_where_restarts_are_forbidden() -> None:
@@ -244,11 +244,11 @@ def test_a_broken_order_interrupts_too() -> None:
     assert error.new_server == error.old_server == driver.world.master.identity()
 
 
-# ---- 10: the consumer ------------------------------------------------------------------------------------------
+# ---- the consumer ----------------------------------------------------------------------------------------------
 
 
 def test_the_connection_dies_with_a_page_in_hand() -> None:
-    """The page is handed out and the cursor goes on: they were committed together (I1)."""
+    """The page is handed out and the cursor goes on: they were committed together."""
     driver = Driver(World(KEYS))
     driver.go_to(steps.HandOver)
     driver.go_to(steps.Receive)
@@ -333,7 +333,7 @@ def test_a_page_that_waits_when_the_scan_fails_is_not_handed_out() -> None:
     assert isinstance(failure(driver), ProtocolError)
 
 
-# ---- 11: Sentinels and permissions -----------------------------------------------------------------------------
+# ---- Sentinels and permissions ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("in_reach", [0, 1])
@@ -614,9 +614,10 @@ def test_a_final_problem_ends_the_scan_with_itself(at: type[steps.Step], final: 
 # ---- cursors that are not what they seem -----------------------------------------------------------------------
 
 
-def test_a_format_that_turns_out_wrong_is_taken_back_with_a_restart() -> None:
+@pytest.mark.parametrize("form, honest", [(CursorFormat.REVERSED, False), (CursorFormat.SLOTS, True)])
+def test_a_format_that_turns_out_wrong_is_taken_back_with_a_restart(form: CursorFormat, honest: bool) -> None:
     """Positions that do not rise are none; from then on nothing is assumed, on this server or the next."""
-    world = World(KEYS, honest=False)
+    world = World(KEYS, form=form, honest=honest)
     driver = Driver(world)
     summary = driver.run()
     is_complete(driver)
@@ -639,7 +640,7 @@ def test_a_format_that_turns_out_wrong_is_taken_back_with_a_restart() -> None:
 
 @pytest.mark.parametrize("cursors", [[7, 7, 7], [1, 2, 3, 1, 2, 3], [9, 1, 2, 1, 2]])
 def test_opaque_cursors_that_go_in_a_circle_are_an_error(cursors: list[int]) -> None:
-    """The pass would never end (I4, I9)."""
+    """The pass would never end."""
     driver = Driver(World(form=CursorFormat.UNKNOWN))
     for cursor in itertools.chain(cursors, itertools.cycle(cursors[-2:])):
         driver.go_to(steps.Receive)
@@ -779,7 +780,7 @@ def test_jitter_stretches_a_pause_by_up_to_half() -> None:
 
 
 def test_no_message_of_a_scan_has_a_key_in_it() -> None:
-    """Neither its errors nor its reprs (I11)."""
+    """Neither its errors nor its reprs."""
     shown = "".join(map(repr, (steps.Replied(1, KEYS), steps.Ask(0, (b"SCAN", 0, b"MATCH", b"key:*")))))
     assert "key:" not in shown
     for reply in ("NOPERM no", "ERR unknown command 'SCAN', with args beginning with: 'key:0001' "):
