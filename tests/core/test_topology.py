@@ -124,7 +124,7 @@ def test_the_first_choice_is_made_when_everyone_was_tried() -> None:
 
 
 def test_a_word_outlives_its_sentinel_in_the_first_choice() -> None:
-    """One that told of the newest epoch and failed is not outdone by one that was cut off (I10)."""
+    """One that told of the newest epoch and failed is not outdone by one that was cut off."""
     client = Client()
     client.hear(S1, B, 2)
     client.lose(S1)
@@ -166,7 +166,7 @@ def test_the_same_master_under_a_higher_epoch_is_a_change() -> None:
 
 @pytest.mark.parametrize("epoch", [0, 1, 4, 5])
 def test_a_stale_sentinel_cannot_talk_the_view_back(epoch: int) -> None:
-    """However often it says an epoch that is not higher, and however long nobody else is heard (I10)."""
+    """However often it says an epoch that is not higher, and however long nobody else is heard."""
     client = Client()
     client.hear_all(B, 5)
     client.lose(S1)

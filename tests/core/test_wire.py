@@ -244,10 +244,11 @@ def test_what_is_not_resp_is_a_protocol_error(data: bytes, opening: bool) -> Non
         read_all(data, opening=opening)
 
 
-def test_nesting_that_hides_from_the_opening_is_still_bounded() -> None:
-    """hiredis stops at a depth that Python's own recursion bears."""
-    with pytest.raises(ProtocolError):
-        read_all(b"*2\r\n:1\r\n" * 20_000, opening=False)
+def test_nesting_that_hides_from_the_opening_harms_nothing() -> None:
+    """hiredis refuses it, or (before 3.5) takes it without recursion; Python gets through it either way."""
+    with contextlib.suppress(ProtocolError):
+        (reply,) = read_all(b"*2\r\n:1\r\n" * 20_000 + b":1\r\n", opening=False)
+        assert len(reply) == 2
 
 
 @settings(max_examples=300)

@@ -1,8 +1,9 @@
 """RESP, by hiredis: commands to bytes, bytes to replies, and the bounds that hiredis does not set.
 
-hiredis refuses broken framing, negative lengths and nesting past a thousand levels. It believes an announced length,
-though, and a list is allocated at its announced size. So the headers that open a reply are looked at before hiredis
-gets them, whenever it is known that a reply opens here; what hides deeper is bounded by `response_timeout`.
+hiredis refuses broken framing, negative lengths and (from 3.5 on) nesting past a thousand levels. It believes an
+announced length, though, and a list is allocated at its announced size. So the headers that open a reply are looked at
+before hiredis gets them, whenever it is known that a reply opens here; what hides deeper is bounded by
+`response_timeout`.
 """
 
 from __future__ import annotations

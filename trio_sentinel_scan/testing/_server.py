@@ -181,7 +181,7 @@ class LocalServer(ABC):
             with self._bounded("to stop"):
                 await process.wait()
         finally:
-            await self._put_to_death(process)
+            await self._put_to_death(process)  # noqa: ASYNC102 (it shields and bounds itself)
 
     async def kill(self) -> None:
         """Kill it (SIGKILL) and wait until it is gone. Works on a paused one. What was not saved is lost."""

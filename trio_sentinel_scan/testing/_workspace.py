@@ -133,11 +133,12 @@ class Workspace:
                 cwd="/",
                 start_new_session=True,
             )
-        except BaseException as error:
-            os.close(writing)
+        except OSError:
             # A machine without a shell has to do without the guard.
-            if not isinstance(error, OSError):
-                raise
+            os.close(writing)
+        except BaseException:
+            os.close(writing)
+            raise
         else:
             self._lifeline = writing
             self._processes.append(lifeline)
