@@ -88,7 +88,7 @@ class _Demo:
             nursery.start_soon(self._naive.run)
             async with (
                 SentinelClient(self._service.sentinels, self._service.service) as client,
-                client.open_scan(count=self._count) as pages,
+                client.open_scan(count=self._count, page_size=self._count) as pages,
             ):
                 self._stage.say("two scans begin: ours, and redis-py's scan_iter with retries")
                 self._began = trio.current_time() - pages.summary.elapsed
