@@ -92,7 +92,8 @@ async def test_pages_are_no_larger_than_was_asked_for(
     assert max(map(len, swept.pages)) <= page_size
     assert sum(map(len, swept.pages)) == swept.summary.keys
     assert rises(swept.pages)
-    assert swept.pages[-1].position == 1.0
+    # The last replies of all may bring no keys, and so no page.
+    assert swept.summary.position == 1.0
     if page_size == 1:
         assert len(swept.pages) == swept.summary.keys
 
@@ -145,7 +146,8 @@ async def test_a_duty_leaves_the_server_its_time(service: Service, duty: float, 
     taken = trio.current_time() - begun
     assert swept.keys == service.keys()
     work = 0.01 * len(service.master.commands("SCAN"))
-    assert work / taken < duty * 1.2 + 0.01
+    # The first rounds are sent before anything is known of what they cost.
+    assert (work - 0.02 * segments) / taken < duty * 1.2 + 0.01
     if duty == 1.0:
         assert taken < work * 1.1
 
