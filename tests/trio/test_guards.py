@@ -122,7 +122,7 @@ async def test_what_is_known_is_known_though_the_listener_sleeps(
     release = trio.Event()
     service.master.tap("SCAN", skip=3, instead=Hold(release))
     epochs: list[int] = []
-    async with client.open_scan(count=COUNT) as pages:
+    async with client.open_scan(count=COUNT, segments=1) as pages:
         for _ in range(3):
             await pages.receive()
         async with trio.open_nursery() as nursery:
@@ -144,7 +144,7 @@ async def test_a_receive_looks_for_itself_though_the_listener_sleeps(
     """The old master hangs, and the change is known: the consumer's asking is enough to abort the wait on it."""
     monkeypatch.setattr(Scan, "listen", asleep)
     service.master.tap("SCAN", skip=3, instead=SILENCE)
-    async with client.open_scan(count=COUNT) as pages:
+    async with client.open_scan(count=COUNT, segments=1) as pages:
         for _ in range(3):
             await pages.receive()
         await settled()

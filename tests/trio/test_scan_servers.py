@@ -222,7 +222,7 @@ async def test_a_reply_that_is_no_page_of_keys(
 ) -> None:
     """A protocol error at once, and the connection is closed."""
     service.master.tap("SCAN", skip=3, instead=instead)
-    async with client.open_scan(count=COUNT) as pages:
+    async with client.open_scan(count=COUNT, segments=1) as pages:
         with pytest.raises(ProtocolError, match=r"10\.0\.0\.1:6379"):
             async for page in pages:
                 assert all(type(key) is bytes for key in page)
