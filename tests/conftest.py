@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +30,12 @@ if "CI" not in os.environ:
     settings.load_profile("desk")
 
 _leaks.adopt_orphans()
+
+# Run in the background, or by nohup, these are ignored from the start, and programs that the tests start inherit it:
+# a program that is to end by a signal would not.
+for _signum, _default in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _default)
 
 
 def _folder(path: Path) -> str:
