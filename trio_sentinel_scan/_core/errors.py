@@ -115,7 +115,7 @@ class MasterNotFound(SentinelScanError, redis_errors.ConnectionError):
 
     def __init__(self, message: str, sentinels: dict[str, str] | None = None) -> None:
         super().__init__(message)
-        self.sentinels = dict(sentinels or {})
+        self.sentinels: dict[str, str] = dict(sentinels or {})
 
 
 class NoSentinelReachable(MasterNotFound):

@@ -58,9 +58,9 @@ class ScanPlan:
     ) -> None:
         """`jitter` gives numbers from 0 to 1; `failover_timeout` may be infinite."""
         self.options = options
-        self.state = State.LOCATING
+        self.state: State = State.LOCATING
         # The pass under way: 0, then one more with each restart. Never goes back.
-        self.epoch = 0
+        self.epoch: int = 0
         # Why the scan failed. Invariant: set exactly when state is FAILED.
         self.error: Exception | None = None
         self.certificate: Certificate | None = None
@@ -74,7 +74,7 @@ class ScanPlan:
         # Where the scan is bound for, and under which version of the Sentinels' view. None until first located.
         self._target: steps.Target | None = None
         # Whether the driver holds an open connection that this scan may still use.
-        self.connected = False
+        self.connected: bool = False
 
         # -- the pass --
         # The sweep of one process, with its cursors. Invariant: None exactly while the pass has not been bound to a

@@ -107,14 +107,14 @@ class Topology:
     """One service as its Sentinels describe it. Every method is synchronous and leaves a whole state behind."""
 
     def __init__(self, service: str, sentinels: Iterable[Address]) -> None:
-        self.service = service
+        self.service: str = service
         self.records: dict[Address, SentinelRecord] = {
             address: SentinelRecord(address, configured=True) for address in sentinels
         }
         # Invariant: config_epoch never goes down except through `_adopt` with `reset=True`.
         self.view: MasterView | None = None
         # How often the view has moved to another (address, epoch); grows by one each time.
-        self.version = 0
+        self.version: int = 0
         self._first_answer_at: float | None = None
         # Since when a majority has named this older pair.
         self._regression: tuple[MasterView, float] | None = None

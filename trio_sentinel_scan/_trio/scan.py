@@ -75,7 +75,7 @@ class Scan:
     """One scan under way: the plan, and the two tasks that carry it out."""
 
     def __init__(self, options: ScanOptions, source: ScanSource) -> None:
-        self.plan = ScanPlan(
+        self.plan: ScanPlan = ScanPlan(
             options,
             failover_timeout=source.failover_timeout,
             now=trio.current_time(),

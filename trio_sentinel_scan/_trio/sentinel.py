@@ -67,7 +67,7 @@ class SentinelMonitor:
         response_timeout: float,
     ) -> None:
         self._configured = tuple(sentinels)
-        self.topology = core.Topology(service, self._configured)
+        self.topology: core.Topology = core.Topology(service, self._configured)
         self._endpoint = endpoint
         self._data_endpoint = data_endpoint
         self._address_map = address_map

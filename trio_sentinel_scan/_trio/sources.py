@@ -25,8 +25,8 @@ class _Source:
     wants_master: bool
 
     def __init__(self, settings: ClientSettings) -> None:
-        self.settings = settings
-        self.failover_timeout = settings.failover_timeout
+        self.settings: ClientSettings = settings
+        self.failover_timeout: float = settings.failover_timeout
         self.on_change: set[Callable[[], None]] = set()
 
     def dial_address(self, announced: Address) -> Address:
@@ -53,7 +53,7 @@ class SingleServer(_Source):
 
     def __init__(self, settings: ClientSettings, address: Address) -> None:
         super().__init__(settings)
-        self.target = Target(address)
+        self.target: Target = Target(address)
 
     async def vote(self, target: Target) -> Votes | None:  # noqa: ARG002 (nobody to ask)
         await trio.lowlevel.checkpoint()
@@ -74,8 +74,8 @@ class SentinelService(_Source):
 
     def __init__(self, settings: ClientSettings, monitor: SentinelMonitor) -> None:
         super().__init__(settings)
-        self.monitor = monitor
-        self.on_change = monitor.on_change
+        self.monitor: SentinelMonitor = monitor
+        self.on_change: set[Callable[[], None]] = monitor.on_change
 
     @property
     def target(self) -> Target:
