@@ -270,7 +270,7 @@ async def test_tls_refuses_another_name(dialled: Dialled, trusting: ssl.SSLConte
 
 
 async def test_tls_with_a_host_that_no_name_can_be(dialled: Dialled, trusting: ssl.SSLContext) -> None:
-    with pytest.raises(ServerConnectionError, match=r"refused TLS.*: server_hostname cannot"):
+    with pytest.raises(ServerConnectionError, match=r"refused TLS.*"):
         await open_stream(Address("127.0.0.1", 7001), announced=Address(".x", 6379), ssl=trusting)
     assert dialled.near_is_closed
 
