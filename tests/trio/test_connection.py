@@ -266,3 +266,18 @@ async def test_a_cancelled_round_trip_spends_the_connection(network: Network, ha
     with pytest.raises(ServerConnectionError, match="was given up before"):
         await connection.request(("PING",))
     await connection.aclose()
+
+
+async def test_a_reply_that_was_there_and_whose_receiver_was_cancelled_is_nobodys(make_peer: MakePeer) -> None:
+    """The next one would be taken for it: the connection is spent."""
+    peer = make_peer()
+    await peer.will_say(b":1\r\n:2\r\n:3\r\n")
+    await peer.connection.send(("A",), ("B",), ("C",))
+    assert await peer.connection.receive() == 1
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await peer.connection.receive()
+    assert scope.cancelled_caught
+    assert not peer.connection.usable
+    with pytest.raises(ServerConnectionError, match="given up before"):
+        await peer.connection.receive()

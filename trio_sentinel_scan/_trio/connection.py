@@ -75,12 +75,15 @@ class Connection:
 
         Raises ServerConnectionError, ResponseTimeout, ProtocolError.
         """
+        self._check_alive()
         reply = self._next(decode=decode)
         if reply is not NOT_YET:
-            self._owed -= 1
+            # If it is cancelled here, this reply is gone, and no later one may be taken for it.
+            self._spent = True
             await trio.lowlevel.checkpoint()
+            self._spent = False
+            self._owed -= 1
             return reply
-        self._check_alive()
         self._spent = True
         with trio.move_on_after(self._response_timeout) as scope:
             while reply is NOT_YET:

@@ -1,8 +1,8 @@
 """The scan's two tasks: one that hears of another master, one that produces pages. Neither decides anything.
 
-nursery -- listener   waits for the Sentinels' view to move, and aborts what is under way
-`- producer   does the plan's steps. Every wait on a server happens inside the abort scope; the hand-over of
-a page to the memory channel never does.
+Both run in the scan's nursery. The listener waits for the Sentinels' view to move, and aborts what is under way. The
+producer does the plan's steps: every wait on a server happens inside the abort scope, and the hand-over of a page to
+the memory channel never does.
 """
 
 from __future__ import annotations
