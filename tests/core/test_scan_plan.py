@@ -9,7 +9,21 @@ from typing import Any
 
 import pytest
 
-from tests.core._scan_model import A, B, C, Driver, World, cursors_asked, keys_named, scan_options, scans_in
+from tests.core._scan_model import (
+    A,
+    B,
+    C,
+    Driver,
+    World,
+    cursors_asked,
+    failure,
+    is_complete,
+    keys_named,
+    kinds,
+    reasons,
+    scan_options,
+    scans_in,
+)
 from trio_sentinel_scan._core import scan_plan, scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
 from trio_sentinel_scan._core.cursor import CursorFormat
@@ -32,42 +46,6 @@ from trio_sentinel_scan._core.scan_steps import Target
 from trio_sentinel_scan._core.summary import ScanPage
 
 KEYS = keys_named(60)
-
-
-def kinds(log: list[steps.Step]) -> list[str]:
-    """The steps by name."""
-    return [type(step).__name__ for step in log]
-
-
-def is_complete(driver: Driver) -> None:
-    """The scan ended as complete, every key was handed out in its final pass, and each cursor went home."""
-    assert driver.complete
-    assert driver.plan.error is None
-    assert driver.missed() == set()
-    assert driver.misused() == 0
-    summary = driver.plan.summary(driver.now)
-    assert summary.complete
-    assert summary.certificate is driver.plan.certificate is not None
-    assert summary.position == 1.0
-    assert summary.keys_this_epoch == sum(driver.handed.get(driver.plan.epoch, {}).values())
-    assert summary.keys == sum(sum(handed.values()) for handed in driver.handed.values())
-    assert summary.pages == len(driver.pages)
-    assert [restart.epoch for restart in summary.restarts] == list(range(1, summary.epoch + 1))
-
-
-def failure(driver: Driver) -> Exception:
-    """What the scan ended with, which is not completion."""
-    assert driver.plan.state is State.FAILED
-    assert not driver.plan.summary(driver.now).complete
-    assert driver.plan.error is not None
-    assert driver.plan.certificate is None
-    assert isinstance(driver.plan.next_step(driver.now), steps.Finish)
-    return driver.plan.error
-
-
-def reasons(driver: Driver) -> list[str]:
-    """Why passes became void."""
-    return [restart.reason for restart in driver.plan.summary(driver.now).restarts]
 
 
 # ---- 1: nothing happens ----------------------------------------------------------------------------------------
