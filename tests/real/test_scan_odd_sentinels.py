@@ -89,7 +89,9 @@ async def test_one_names_the_master_of_an_old_epoch(nursery: trio.Nursery) -> No
         assert pages.summary.server == await identity_of(new)
         certificate = pages.summary.certificate
         assert certificate is not None
-        assert (certificate.sentinels_agreeing, certificate.sentinels_known) == (3, 3)
+        # The third may not have heard yet of the failover; the stranger is not among those that are counted.
+        assert certificate.sentinels_agreeing >= 2
+        assert certificate.sentinels_known == 3
         assert certificate.config_epoch == 1
 
 
