@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -275,20 +275,35 @@ def test_without_a_duty_nothing_rests() -> None:
         assert sweep.rests_until <= now + 0.9
 
 
-@pytest.fixture
-def charged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, float]]:
-    """What each round was charged with: its COUNT, its keys, its seconds. Its rest is three times those."""
-    rounds: list[tuple[int, int, float]] = []
+FirstBytes: TypeAlias = list[tuple[float, int, float, bool]]
 
-    def replied(pacing: Pacing, asked: int, keys: int, seconds: float) -> float:
-        rounds.append((asked, keys, seconds))
-        return 3 * seconds
+
+@pytest.fixture
+def first_bytes(monkeypatch: pytest.MonkeyPatch) -> FirstBytes:
+    """What the pacing is told of first bytes: when the round was sent, its COUNT, when it came, if it was awaited."""
+    found: FirstBytes = []
+
+    def first_byte(pacing: Pacing, sent: float, asked: int, now: float, *, waited: bool) -> None:
+        found.append((sent, asked, now, waited))
+
+    monkeypatch.setattr(Pacing, "first_byte", first_byte)
+    return found
+
+
+@pytest.fixture
+def charged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What each round was charged with: its COUNT, its keys. Its rest is three seconds."""
+    rounds: list[tuple[int, int]] = []
+
+    def replied(pacing: Pacing, asked: int, keys: int) -> float:
+        rounds.append((asked, keys))
+        return 3.0
 
     monkeypatch.setattr(Pacing, "replied", replied)
     return rounds
 
 
-def test_a_duty_rests_after_each_round(charged: list[tuple[int, int, float]]) -> None:
+def test_a_duty_rests_after_each_round(charged: list[tuple[int, int]]) -> None:
     """Two rounds in one read rest for both, and each is charged with what it brought itself."""
     sweep = a_sweep(segments=2)
     ask(sweep, 1.0)
@@ -297,20 +312,47 @@ def test_a_duty_rests_after_each_round(charged: list[tuple[int, int, float]]) ->
     assert sweep.rests_until == 5.0
     assert sweep.next_round(4.9, page_in_hand=False) is None
     sweep.received([(rev64(1), [])], 3.0)
-    assert sweep.rests_until == 11.0
+    assert sweep.rests_until == 8.0
     ask(sweep, 11.0)
     ask(sweep, 11.0)
     sweep.received([(rev64(2**63 + 2), [b"c", b"d"]), (rev64(2), [b"a"])], 12.0)
     assert sweep.rests_until == 18.0
-    assert charged == [(10, 1, 1.0), (10, 0, 2.0), (10, 2, 1.0), (10, 1, 1.0)]
+    assert charged == [(10, 1), (10, 0), (10, 2), (10, 1)]
 
 
-def test_a_round_is_timed_by_its_first_byte(charged: list[tuple[int, int, float]]) -> None:
+def test_a_round_is_timed_by_its_first_byte(charged: list[tuple[int, int]], first_bytes: FirstBytes) -> None:
     """What comes later is our own reading. What was refused is not counted."""
     sweep = a_sweep(segments=6)
     ask(sweep, 0.0)
     sweep.received([(0, [b"f"])], 1.0)
     sweep.received([LOADING], 3.0)
     sweep.received([(0, [b"d", b"e"])], 8.0)
-    assert charged == [(20, 3, 1.0)]
+    assert first_bytes == [(0.0, 30, 1.0, True)]
+    assert charged == [(20, 3)]
     assert sweep.rests_until == 11.0
+
+
+def test_rounds_that_come_together_are_timed_as_one(first_bytes: FirstBytes) -> None:
+    """From when the first of them was sent. Whether they were awaited is passed on."""
+    sweep = a_sweep(segments=4)
+    ask(sweep, 1.0)
+    ask(sweep, 2.0)
+    sweep.received([(0, [])], 3.0, waited=False)
+    sweep.received([(0, []), (0, [])], 4.0)
+    sweep.received([(0, [])], 5.0)
+    assert first_bytes == [(1.0, 20, 3.0, False), (2.0, 20, 4.0, True)]
+    sweep = a_sweep(segments=4)
+    ask(sweep, 1.0)
+    ask(sweep, 2.0)
+    sweep.received([(0, [])] * 4, 6.0)
+    assert first_bytes[2:] == [(1.0, 40, 6.0, True)]
+
+
+def test_what_was_refused_is_timed_as_if_nobody_had_looked(first_bytes: FirstBytes) -> None:
+    """It is quick, and says nothing of what a SCAN costs."""
+    sweep = a_sweep(segments=2)
+    ask(sweep, 1.0)
+    ask(sweep, 1.0)
+    sweep.received([(0, [])], 2.0)
+    sweep.received([LOADING], 3.0)
+    assert first_bytes == [(1.0, 10, 2.0, True), (1.0, 10, 3.0, False)]

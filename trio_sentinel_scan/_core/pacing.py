@@ -1,19 +1,20 @@
 """How much to ask for at once, and how long to rest in between: what a scan costs the server's other clients.
 
 A server is one thread and runs what one client has sent in one go, so a *round*, the SCANs that were sent together,
-is what every other client waits for. What bounds it is the server's time. That cannot be asked for; it shows in the
-time from sending a round to the first byte of its replies, which come when the whole round has been run, less the
-quickest such time, which is the network's.
+is what every other client waits for. What bounds it is the server's time. That cannot be asked for; it shows in when
+the first byte of a round's replies comes, for they come when the whole round has been run. The server began on it
+when it had come there, or when it was done with the round before.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final
 
 __all__ = ["Pacing"]
 
-# Seconds that one round may keep the server from its other clients, and the keys that one may bring: about what a
+# Seconds that one round may keep the server from its other clients, and the keys that it may bring: about what a
 # single SCAN with COUNT 1000 does.
 ROUND_SECONDS: Final = 0.0006
 ROUND_KEYS: Final = 1000
@@ -34,28 +35,38 @@ class Pacing:
         # The sum of the COUNTs of one round.
         self._round = 0.0
         # The quickest first byte of all: the network, and next to no work.
-        self._quickest = float("inf")
+        self._quickest = math.inf
+        # When the last first byte came: the server was done with that round, and free for the next.
+        self._last = -math.inf
         # What one unit of COUNT seems to have cost the server, lately.
         self._costs: deque[float] = deque(maxlen=_WINDOW)
 
-    def count(self, segments: int) -> int:
-        """The COUNT for each of `segments` SCANs of a round."""
+    def count(self, scans: int) -> int:
+        """The COUNT for each of the `scans` SCANs of a round."""
         if self._fixed is not None:
             return self._fixed
-        return int(min(MAX_COUNT, max(FIRST_COUNT, self._round / segments)))
+        return int(min(MAX_COUNT, max(FIRST_COUNT, self._round / scans)))
 
-    def replied(self, asked: int, keys: int, seconds: float) -> float:
-        """A round that asked for `asked` (at least 1) in all has brought `keys` keys, its first byte after `seconds`.
+    def first_byte(self, sent: float, asked: int, now: float, *, waited: bool) -> None:
+        """Of the replies to a round that asked for `asked` (at least 1) in all, the first byte has come.
+
+        With `waited` False it may have come long before `now`, while nobody looked; what the round cost is not known
+        then. Rounds whose first bytes come together are as one.
+        """
+        if waited:
+            self._quickest = min(self._quickest, now - sent)
+            self._costs.append((now - max(self._last, sent + self._quickest)) / asked)
+        self._last = now
+
+    def replied(self, asked: int, keys: int) -> float:
+        """A round that asked for `asked` (at least 1) in all has brought `keys` keys.
 
         Returns how long to rest before the next one.
         """
-        self._quickest = min(self._quickest, seconds)
-        busy = seconds - self._quickest
-        self._costs.append(busy / asked)
         # The lower quartile: what held a reply up was more often this machine than the server.
-        cost = sorted(self._costs)[len(self._costs) // 4]
-        by_time = ROUND_SECONDS / cost if cost > 0 else float("inf")
-        by_keys = asked * ROUND_KEYS / keys if keys else float("inf")
+        cost = sorted(self._costs)[len(self._costs) // 4] if self._costs else 0.0
+        by_time = ROUND_SECONDS / cost if cost > 0 else math.inf
+        by_keys = asked * ROUND_KEYS / keys if keys else math.inf
         self._round = min(2 * max(self._round, asked), by_time, by_keys)
         return cost * asked * (1 / self._duty - 1)
 

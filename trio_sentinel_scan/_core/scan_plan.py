@@ -37,10 +37,9 @@ from .sweep import Sweep
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from .scan_options import ScanOptions
-    from .scan_replies import ScanReply
 
 __all__ = ["ScanPlan"]
 
@@ -166,8 +165,8 @@ class ScanPlan:
                 self._bind(outcome, now)
             case steps.Asked():
                 self._bound.sent(now)
-            case steps.Answered(replies):
-                self._answered(replies, now)
+            case steps.Answered():
+                self._answered(outcome, now)
             case steps.Lost(problem, final):
                 self._lost(problem, final, now)
             case steps.Rested():
@@ -305,10 +304,10 @@ class ScanPlan:
         self._away_since = None
         self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
 
-    def _answered(self, replies: Sequence[ScanReply], now: float) -> None:
+    def _answered(self, answered: steps.Answered, now: float) -> None:
         sweep, before = self._bound, self._position()
-        self._scans += len(replies)
-        found = sweep.received(replies, now)
+        self._scans += len(answered.replies)
+        found = sweep.received(answered.replies, now, waited=answered.waited)
         if found.keys:
             self._in_hand.extend(self._pages_of(found.keys, before))
         if found.out_of_order:

@@ -165,6 +165,8 @@ class Answered:
 
     # With keys in them.
     replies: Sequence[ScanReply] = field(repr=False)
+    # Whether they came just now; if not, they may have come long ago, while the driver did something else.
+    waited: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class _Sent:
     # The sum of the COUNTs of those that the server did, or has yet to do.
     count: int
     keys: int = 0
-    first_byte: float | None = None
+    # Whether the first byte of its replies has come.
+    begun: bool = False
 
 
 class Sweep:
@@ -121,8 +122,8 @@ class Sweep:
         if not self._to_ask:
             if self.told_to_wait or now < self.rests_until or (self._just_sent and page_in_hand):
                 return None
-            number = self._segments.number
-            self._to_ask = self._segments.due(self._pacing.count(number), (number + 1) // 2)
+            half = (self._segments.number + 1) // 2
+            self._to_ask = self._segments.due(self._pacing.count(half), half)
             if not self._to_ask:
                 return None
         encode = self._encode
@@ -137,7 +138,7 @@ class Sweep:
 
     def connection_lost(self) -> None:
         """No reply that is still on its way will come: ask again from what was committed."""
-        if self._on_their_way and all(this.first_byte is None for this in self._rounds):
+        if self._on_their_way and not any(this.begun for this in self._rounds):
             # It may have been more at once than the connection is allowed to hold.
             self._pacing.shrink()
         self._to_ask = []
@@ -146,17 +147,16 @@ class Sweep:
         self._segments.forget_asked()
         self.told_to_wait = False
 
-    def received(self, replies: Sequence[ScanReply], now: float) -> Yield:
-        """Replies have come, in the order of what was asked."""
+    def received(self, replies: Sequence[ScanReply], now: float, *, waited: bool = True) -> Yield:
+        """Replies have come, in the order of what was asked; `waited` tells that they came just now."""
         brought: list[list[Any]] = []
         self._just_sent = False
+        self._note_first_bytes(replies, now, waited=waited)
         wait: redis_errors.RedisError | None = None
         place = 0
         while place < len(replies):
             # One round after the other, so that each is charged with what it brought itself.
             this = self._rounds[0]
-            if this.first_byte is None:
-                this.first_byte = now - this.at
             before = len(brought)
             of_this = replies[place : place + this.left]
             for reply in of_this:
@@ -167,7 +167,7 @@ class Sweep:
                     wait = reply
                     self.told_to_wait = True
                     self._segments.take_back(ask)
-                    # It cost the server nothing, which says nothing about what a SCAN costs.
+                    # It cost the server nothing.
                     this.count -= ask[2]
                     continue
                 keys = self._commit(ask, *reply)
@@ -181,9 +181,25 @@ class Sweep:
             if this.left == 0:
                 self._rounds.popleft()
                 if this.count:
-                    rest = self._pacing.replied(this.count, this.keys, this.first_byte)
+                    rest = self._pacing.replied(this.count, this.keys)
                     self.rests_until = max(self.rests_until, now) + rest
         return Yield(_joined(brought), wait=wait)
+
+    def _note_first_bytes(self, replies: Sequence[ScanReply], now: float, *, waited: bool) -> None:
+        first: _Sent | None = None
+        place = count = 0
+        for this in self._rounds:
+            if place >= len(replies):
+                break
+            if not this.begun:
+                this.begun = True
+                first = first or this
+                count += this.count
+                # What was refused says nothing of what a SCAN costs.
+                waited = waited and not isinstance(replies[place], redis_errors.RedisError)
+            place += this.left
+        if first is not None:
+            self._pacing.first_byte(first.at, count, now, waited=waited)
 
     def _commit(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
         # Cursor and keys together: whatever fails from here on, neither is lost nor repeated.

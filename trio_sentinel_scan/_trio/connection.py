@@ -57,18 +57,23 @@ class Connection:
         """
         await self.send_encoded(encode_commands(commands), len(commands))
 
-    async def send_encoded(self, data: bytes, replies: int) -> None:
-        """Send commands that are RESP already, and that so many replies will answer. Raises as `send` does."""
+    async def send_encoded(self, data: bytes, replies: int) -> None:  # noqa: ASYNC910 (see below)
+        """Send commands that are RESP already, and that so many replies will answer. Raises as `send` does.
+
+        No checkpoint unless there is something to wait for: receiving is one, and each command is worth one only.
+        """
         self._check_alive()
         if self._owed == 0:
             self._opening = True
         self._owed += replies
         self._spent = True
-        with trio.move_on_after(self._response_timeout) as scope:
-            await self._stream.send(data)
-            self._spent = False
-        if scope.cancelled_caught:
-            raise self._timed_out()
+        rest = self._stream.send_now(data)
+        if rest:
+            with trio.move_on_after(self._response_timeout) as scope:
+                await self._stream.send(rest)
+            if scope.cancelled_caught:
+                raise self._timed_out()
+        self._spent = False
 
     async def receive(self, *, decode: bool = True) -> Reply:
         """The next reply; an error reply is returned, not raised. Pushes in between are dropped.
@@ -95,13 +100,20 @@ class Connection:
         self._owed -= 1
         return reply  # noqa: ASYNC910 (receiving waits)
 
-    async def receive_ready(self) -> list[Reply]:
-        """The next reply, and those behind it that have come with it. Raises as `receive` does."""
+    async def receive_ready(self) -> tuple[list[Reply], bool]:
+        """The next reply, and those behind it that have come with it; and whether that had to be waited for.
+
+        Raises as `receive` does.
+        """
+        self._check_alive()
+        data = self._stream.receive_now()
+        if data is not None:
+            self._feed(data)
         replies = [await self.receive()]
         while self._owed and (reply := self._next(decode=True)) is not NOT_YET:
             self._owed -= 1
             replies.append(reply)
-        return replies
+        return replies, data is None
 
     async def request(self, *commands: tuple[Argument, ...], decode: bool = True) -> list[Reply]:
         """Commands out, their replies back, in one round trip."""

@@ -125,20 +125,17 @@ class Scan:
 
     # ---- the producer -------------------------------------------------------------------------------------------
 
-    async def produce(  # noqa: ASYNC910 (each step waits, and there is at least one)
-        self, channel: trio.MemorySendChannel[ScanPage[Any]]
-    ) -> None:
+    async def produce(self, channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
         """Do the plan's steps until it has ended, then close the channel; the plan says what that end means."""
         async with channel:
             try:
-                while not isinstance(step := self.plan.next_step(trio.current_time()), steps.Finish):
-                    if isinstance(step, steps.HandOver):
-                        if self.plan.handing_over(step):
+                while not isinstance(step := await self._work(), steps.Finish):
+                    if self.plan.handing_over(step):
+                        try:
+                            # With room in it there is nothing to wait for, and the next reply is due.
+                            channel.send_nowait(step.page)
+                        except trio.WouldBlock:
                             await channel.send(step.page)
-                        continue
-                    await self._do(step)
-                    if not self.plan.connected:
-                        await self._disconnect()
                 await trio.lowlevel.checkpoint()
             except trio.BrokenResourceError:
                 # Every consumer has closed its end: nobody is left to scan for.
@@ -148,18 +145,35 @@ class Scan:
             finally:
                 await self._disconnect()  # noqa: ASYNC102 (closing is shielded, and takes no time)
 
+    async def _work(self) -> steps.HandOver | steps.Finish:  # noqa: ASYNC910 (the steps wait)
+        """Do the steps that are inside the abort scope, up to one that is not."""
+        while True:
+            # One scope for as many steps as there are in a row, for one costs as much as reading a page does.
+            with trio.CancelScope() as abort:
+                self._abort = abort
+                try:
+                    while not abort.cancel_called:
+                        step = self.plan.next_step(trio.current_time())
+                        if isinstance(step, (steps.HandOver, steps.Finish)):
+                            return step
+                        await self._do(step)
+                finally:
+                    self._abort = None
+            await self._disconnect_if_lost()
+
     async def _do(self, step: steps.Step) -> None:  # noqa: ASYNC910 (each step waits)
-        outcome: steps.Outcome | None = None
-        with trio.CancelScope() as self._abort:
-            try:
-                outcome = await self._outcome_of(step)
-            except (SentinelScanError, UnicodeDecodeError) as error:
-                outcome = self._failure(error)
-        self._abort = None
+        try:
+            outcome = await self._outcome_of(step)
+        except (SentinelScanError, UnicodeDecodeError) as error:
+            outcome = self._failure(error)
         # What has become known while this was under way comes first: a certificate is not held against it.
         self.notice_change()
-        if outcome is not None:
-            self.plan.report(step, outcome, trio.current_time())
+        self.plan.report(step, outcome, trio.current_time())
+        await self._disconnect_if_lost()
+
+    async def _disconnect_if_lost(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
+        if not self.plan.connected:
+            await self._disconnect()
 
     async def _outcome_of(self, step: steps.Step) -> steps.Outcome:
         match step:
@@ -173,7 +187,8 @@ class Scan:
                 return steps.Asked()
             case steps.Receive():
                 held = self._held
-                return steps.Answered(read_scan_replies(await held.receive_ready(), held.address))
+                found, waited = await held.receive_ready()
+                return steps.Answered(read_scan_replies(found, held.address), waited)
             case steps.Rest(_, seconds):
                 await trio.sleep(seconds)
                 return steps.Rested()

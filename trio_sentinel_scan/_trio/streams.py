@@ -24,16 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["Stream", "open_stream"]
 
 READ_SIZE: Final = 256 * 1024
+# Whether the system reads and writes a socket by its number, as it does a file.
+_SOCKETS_ARE_FILES: Final = os.name == "posix"
 
 
 class Stream:
     """One connection's bytes. Two tasks may use it at once: one that sends and one that receives."""
 
-    __slots__ = ("_raw", "_where")
+    __slots__ = ("_is_file", "_raw", "_where")
 
     def __init__(self, raw: trio.abc.Stream, where: str) -> None:
-        self._raw = raw
+        self._raw: Any = raw
         self._where = where
+        # Whether the system reads and writes it as it stands: not TLS, whose records have to be opened first.
+        self._is_file = _SOCKETS_ARE_FILES and isinstance(raw, trio.SocketStream)
 
     @property
     def is_quiet(self) -> bool:
@@ -51,19 +55,43 @@ class Stream:
             # Closed already.
             return False
 
+    def send_now(self, data: bytes) -> bytes:
+        """Send as much of `data` as the network takes without waiting; return the rest, which may be all of it."""
+        if not self._is_file:
+            return data
+        with _mapped(self._where, "lost the connection while sending"):
+            try:
+                return data[os.write(self._raw.socket.fileno(), data) :]
+            except BlockingIOError:
+                return data
+
     async def send(self, data: bytes) -> None:
         """Send all of `data`. If cancelled in the middle, some of it may have gone: close the stream then."""
         with _mapped(self._where, "lost the connection while sending"):
             await self._raw.send_all(data)
 
+    def receive_now(self) -> bytes | None:
+        """What has come; None if that is nothing, or cannot be told without waiting. Raises as `receive` does."""
+        if not self._is_file:
+            return None
+        with _mapped(self._where, "lost the connection"):
+            try:
+                data = os.read(self._raw.socket.fileno(), READ_SIZE)
+            except BlockingIOError:
+                return None
+        return self._checked(data)
+
     async def receive(self) -> bytes:
         """Some bytes, at least one. The end of the stream is an error: no server of ours ends it in good order."""
         with _mapped(self._where, "lost the connection"):
             data = await self._raw.receive_some(READ_SIZE)
+        return self._checked(bytes(data))
+
+    def _checked(self, data: bytes) -> bytes:
         if not data:
             msg = f"{self._where} closed the connection"
             raise ServerConnectionError(msg)
-        return bytes(data)
+        return data
 
     async def aclose(self) -> None:
         """Close at once, without a farewell. It closes even if it is cancelled."""
