@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from trio_sentinel_scan._core.pacing import FIRST_COUNT, MAX_COUNT, ROUND_KEYS, ROUND_SECONDS, Pacing
+from trio_sentinel_scan._core.pacing import FIRST_COUNT, MAX_COUNT, ROUND_KEYS, ROUND_SCANS, ROUND_SECONDS, Pacing
 
 NETWORK = 0.0001
 
@@ -50,7 +50,7 @@ def test_an_adaptive_count_begins_small_and_doubles() -> None:
     for _ in range(6):
         line.round(pacing.count(1))
         counts.append(pacing.count(1))
-    assert counts == [FIRST_COUNT * 2**number for number in range(7)]
+    assert counts == [min(FIRST_COUNT * 2**number, ROUND_KEYS) for number in range(7)]
 
 
 @pytest.mark.parametrize("segments", [1, 4, 16])
@@ -66,6 +66,22 @@ def test_a_round_takes_no_more_time_than_a_single_scan_may(segments: int, cost: 
     """Where keys are costly (large ones, a loaded server), fewer are asked for."""
     count = settled(Pacing(None, 1.0), segments=segments, cost=cost)
     assert count == FIRST_COUNT or segments * count * cost == pytest.approx(ROUND_SECONDS, rel=0.1)
+
+
+@pytest.mark.parametrize("network, rounds", [(0.0, 2), (ROUND_SECONDS * 0.9, 2), (ROUND_SECONDS * 5, 7)])
+def test_the_longer_the_way_the_more_rounds_are_on_it(network: float, rounds: int) -> None:
+    """One more for each that would have come and gone meanwhile."""
+    pacing = Pacing(None, 1.0)
+    assert pacing.rounds == 2
+    pacing.first_byte(0.0, 10, network, waited=True)
+    assert pacing.rounds == rounds
+
+
+def test_a_fixed_count_is_spread_over_all_segments() -> None:
+    """It was asked for as it is; ours are fewer and larger."""
+    assert Pacing(100, 1.0).scans(16) == 16
+    assert Pacing(None, 1.0).scans(16) == ROUND_SCANS
+    assert Pacing(None, 1.0).scans(1) == 1
 
 
 def test_a_rare_match_lets_the_count_grow() -> None:

@@ -24,7 +24,7 @@ from tests.core._scan_model import (
     scan_options,
     scans_in,
 )
-from trio_sentinel_scan._core import scan_plan, scan_steps as steps
+from trio_sentinel_scan._core import scan_patience, scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
 from trio_sentinel_scan._core.cursor import CursorFormat
 from trio_sentinel_scan._core.errors import (
@@ -650,7 +650,7 @@ def test_attempts_back_off() -> None:
         driver.finish()
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.0
-    assert pauses[-1] == pauses[-2] == scan_plan.BACK_OFF[-1] * 1.25
+    assert pauses[-1] == pauses[-2] == scan_patience.BACK_OFF[-1] * 1.25
     world.nodes[A] = process
     driver.go_to(steps.HandOver)
     driver.go_to(steps.Receive)
@@ -868,7 +868,7 @@ def test_without_a_majority_in_reach_the_pass_is_kept_and_asked_about_again(in_r
         driver.go_to(steps.Certify)
         driver.finish()
         step = driver.go_to(steps.Rest)
-        assert step.seconds == scan_plan.HESITATION
+        assert step.seconds == scan_patience.HESITATION
         driver.finish()
     world.sentinels_in_reach = 2
     summary = driver.run()
@@ -1369,7 +1369,7 @@ def test_jitter_stretches_a_pause_by_up_to_half() -> None:
             assert isinstance(step, steps.Rest)
             pauses.append(step.seconds)
             plan.report(step, steps.Rested(), 0.0)
-        assert pauses == pytest.approx([seconds * factor for seconds in scan_plan.BACK_OFF[:4]])
+        assert pauses == pytest.approx([seconds * factor for seconds in scan_patience.BACK_OFF[:4]])
 
 
 def test_no_message_of_a_scan_has_a_key_in_it() -> None:

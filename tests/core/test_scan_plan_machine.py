@@ -22,7 +22,7 @@ from trio_sentinel_scan._core.errors import (
     ScanRestartsExhausted,
     ServerUnavailable,
 )
-from trio_sentinel_scan._core.scan_plan import BACK_OFF
+from trio_sentinel_scan._core.scan_patience import BACK_OFF
 from trio_sentinel_scan._core.scan_states import State
 
 ADDRESSES = st.sampled_from([A, B, C])

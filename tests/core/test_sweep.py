@@ -134,8 +134,9 @@ def test_a_round_may_be_answered_in_pieces() -> None:
     ask(sweep)
     table = LargeTable(KEYS, bits=9)
     replies: list[ScanReply] = [table.scan(rev64(index * 2**64 // 6), 10) for index in (5, 4, 3, 2, 1, 0)]
+    expected = [key for reply in replies if isinstance(reply, tuple) for key in reply[1]]
     keys = [key for part in (replies[:1], replies[1:5], replies[5:]) for key in sweep.received(part, 0.0).keys]
-    assert keys == [key for reply in replies if isinstance(reply, tuple) for key in reply[1]]
+    assert keys == expected
     assert not sweep.is_waiting_for_replies
 
 
@@ -146,10 +147,11 @@ def test_a_request_for_patience_is_for_the_scans_that_it_answers(refused: tuple[
     asked = ask(sweep)
     table = LargeTable(KEYS, bits=9)
     replies: list[ScanReply] = [LOADING if i in refused else table.scan(*asked[i]) for i in range(3)]
+    expected = sum(len(reply[1]) for reply in replies if isinstance(reply, tuple))
     found = sweep.received(replies, 0.0)
     assert found.wait is LOADING
     assert (found.error, found.out_of_order) == (None, False)
-    assert len(found.keys) == sum(len(reply[1]) for reply in replies if isinstance(reply, tuple))
+    assert len(found.keys) == expected
     assert sweep.told_to_wait
     assert sweep.next_round(0.0, page_in_hand=False) is None
     sweep.told_to_wait = False
@@ -175,6 +177,34 @@ def test_what_a_server_refused_says_nothing_about_what_a_scan_costs() -> None:
         sweep.told_to_wait = False
     assert counts == [{10}] * 20
     assert sweep._pacing.count(8) == 10
+
+
+def test_a_round_that_adapts_is_of_few_large_scans() -> None:
+    """Each has its cost, to us and to the server. Where the network is slow, more rounds are on their way."""
+    sweep = a_sweep(segments=16, count=None)
+    asked: list[list[tuple[int, int]]] = []
+    for now in (0.0, 0.002):
+        while sweep.next_round(now, page_in_hand=False) is not None:
+            asked.append(ask(sweep, now))
+        if not now:
+            assert [len(this) for this in asked] == [4, 4]
+            sweep.received([(rev64(rev64(cursor) + 1), []) for cursor, _ in asked[0]], 0.002)
+    # Two milliseconds there and back: sixteen SCANs in as many rounds as there are segments to spread over them.
+    assert sum(map(len, asked)) == 16 + 4
+    assert {len(this) for this in asked[2:]} == {2}
+
+
+@pytest.mark.parametrize("segments, count", [(16, None), (8, 100), (1, 100)])
+def test_no_more_rounds_are_on_their_way_than_the_pace_allows(segments: int, count: int | None) -> None:
+    """A piece of a round that is back is no reason for another: the rest of it comes with the next read."""
+    sweep = a_sweep(segments=segments, count=count)
+    sent = []
+    while sweep.next_round(0.0, page_in_hand=False) is not None:
+        sent.append(len(ask(sweep)))
+    assert len(sent) == min(2, segments)
+    if sent[0] > 1:
+        sweep.received([(2**62, [])], 0.0)
+        assert sweep.next_round(0.0, page_in_hand=False) is None
 
 
 @pytest.mark.parametrize("first_error_at", [0, 1])

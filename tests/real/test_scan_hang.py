@@ -13,7 +13,7 @@ import pytest
 from tests.real.proxy import names
 from tests.real.scenes import Account, consuming, identity_of, open_booth, open_stage, until_in
 from trio_sentinel_scan import ServerUnavailable
-from trio_sentinel_scan._core import scan_plan
+from trio_sentinel_scan._core import scan_patience
 from trio_sentinel_scan._core.scan_states import State
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def test_in_the_handshake(nursery: trio.Nursery) -> None:
 
 async def test_in_the_back_off(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection is lost, and the next attempt is an hour away: the news does not wait for it."""
-    monkeypatch.setattr(scan_plan, "BACK_OFF", (AN_HOUR,))
+    monkeypatch.setattr(scan_patience, "BACK_OFF", (AN_HOUR,))
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=None) as client:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()

@@ -14,10 +14,11 @@ from typing import Final
 
 __all__ = ["Pacing"]
 
-# Seconds that one round may keep the server from its other clients, and the keys that it may bring: about what a
-# single SCAN with COUNT 1000 does.
-ROUND_SECONDS: Final = 0.0006
-ROUND_KEYS: Final = 1000
+# Seconds that one round may keep the server from its other clients, and the keys that it may bring. Another client may
+# find two of them before it: together they are about what a single SCAN with COUNT 1000 does.
+ROUND_SECONDS: Final = 0.00025
+ROUND_KEYS: Final = 400
+ROUND_SCANS: Final = 4
 # COUNT of a round to begin with, per segment, and the most for one SCAN (a rare MATCH brings next to no keys).
 FIRST_COUNT: Final = 10
 MAX_COUNT: Final = 10_000
@@ -41,11 +42,21 @@ class Pacing:
         # What one unit of COUNT seems to have cost the server, lately.
         self._costs: deque[float] = deque(maxlen=_WINDOW)
 
+    def scans(self, at_most: int) -> int:
+        """Over how many SCANs to spread a round: few large ones, where that is ours to say, for each has its cost."""
+        return at_most if self._fixed is not None else min(at_most, ROUND_SCANS)
+
     def count(self, scans: int) -> int:
         """The COUNT for each of the `scans` SCANs of a round."""
         if self._fixed is not None:
             return self._fixed
         return int(min(MAX_COUNT, max(FIRST_COUNT, self._round / scans)))
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds to have on their way: one that the server works on, one that waits, and those in between."""
+        in_between = 0 if self._quickest == math.inf else int(self._quickest / ROUND_SECONDS)
+        return 2 + in_between
 
     def first_byte(self, sent: float, asked: int, now: float, *, waited: bool) -> None:
         """Of the replies to a round that asked for `asked` (at least 1) in all, the first byte has come.

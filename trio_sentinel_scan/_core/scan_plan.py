@@ -10,29 +10,21 @@ means complete, and nothing else does.
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from redis import exceptions as redis_errors
 
 from . import scan_steps as steps
 from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge
 from .cursor import CursorFormat
-from .errors import (
-    AuthenticationFailed,
-    ScanError,
-    ScanInterrupted,
-    ScanNotCertified,
-    ScanRefused,
-    ScanRestartsExhausted,
-    ScanStuck,
-    ServerUnavailable,
-)
+from .errors import AuthenticationFailed, ScanError, ScanInterrupted, ScanRefused
 from .identity import ServerIdentity
+from .scan_account import Account
+from .scan_failures import no_more_connections, no_more_restarts, no_server, not_certified, stuck
+from .scan_patience import Patience
 from .scan_states import FINAL, Event, State, move
-from .summary import Certificate, Restart, ScanPage, ScanSummary
+from .summary import Certificate, ScanPage, ScanSummary, pages_of
 from .sweep import Sweep
 from .verdicts import Verdict, error_code, verdict_of
 
@@ -42,11 +34,6 @@ if TYPE_CHECKING:
     from .scan_options import ScanOptions
 
 __all__ = ["ScanPlan"]
-
-# Seconds before the first, second, ... new attempt in a row; the last one repeats. Each is stretched by up to half.
-BACK_OFF: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
-# Seconds between two askings of too few Sentinels.
-HESITATION: Final = 0.25
 
 
 class ScanPlan:
@@ -63,10 +50,8 @@ class ScanPlan:
         # Why the scan failed. Invariant: set exactly when state is FAILED.
         self.error: Exception | None = None
         self.certificate: Certificate | None = None
-        self._failover_timeout = failover_timeout
-        self._jitter = jitter
-        self._started = now
-        self._ended: float | None = None
+        self._patience = Patience(failover_timeout, now, jitter)
+        self._account = Account(now)
 
         # Grows whenever what is under way loses its meaning; a report on an older step is ignored.
         self._generation = 0
@@ -80,7 +65,6 @@ class ScanPlan:
         # process; a pass has one sweep, and a sweep one process.
         self._sweep: Sweep | None = None
         self._format_distrusted = False
-        self._keys_this_epoch = 0
         # Pages that replies brought and that have not been handed over to the channel yet.
         self._in_hand: deque[ScanPage[Any]] = deque()
         # Pages of this epoch that were handed over and not taken yet. Invariant: 0 whenever the pass is certified.
@@ -88,29 +72,13 @@ class ScanPlan:
         # Whether the driver has been busy handing a page over since it last asked what to do.
         self._held_up = False
 
-        # -- budgets --
-        self._failures = 0
-        # New connections since the last whole reply: one that yields nothing counts like a restart.
-        self._fruitless = 0
-        # Since when there has been no answer to work with; None while all is well.
-        self._away_since: float | None = now
-        self._undecided_since: float | None = None
-        self._problem = "no server was named"
-        self._rest: float = 0.0
-
-        # -- the account --
-        self._keys = self._pages = self._scans = self._reconnects = 0
-        self._restarts: list[Restart] = []
-
     # ---- what to do ---------------------------------------------------------------------------------------------
 
     def next_step(self, now: float) -> steps.Step:
         """What the driver is to do now. Asking again without a report in between gives the same step."""
         if self._held_up:
-            # A slow consumer is no absent server: what is waited for begins to be waited for now.
             self._held_up = False
-            if self._away_since is not None:
-                self._away_since = now
+            self._patience.held_up(now)
         if self.state in FINAL:
             return steps.Finish(self._generation)
         if (
@@ -121,10 +89,10 @@ class ScanPlan:
             return steps.Ask(self._generation, this.data, this.replies)
         if self._in_hand:
             return steps.HandOver(self._generation, self._in_hand[0])
-        if self._is_overdue(now):
+        if self._patience.is_overdue(now):
             self._give_up_waiting(now)
             return steps.Finish(self._generation)
-        generation, until = self._generation, self._deadline()
+        generation, until = self._generation, self._patience.deadline
         match self.state:
             case State.LOCATING:
                 return steps.Locate(generation, until)
@@ -141,7 +109,7 @@ class ScanPlan:
                 assert self._target is not None
                 return steps.Certify(generation, self.options.basis, self._target, self._bound.role)
             case _:
-                return steps.Rest(generation, min(self._rest, max(0.0, until - now)))
+                return steps.Rest(generation, min(self._patience.rest, max(0.0, until - now)))
 
     def handing_over(self, step: steps.HandOver) -> bool:
         """The driver is about to put this page into the channel. False if the page has become void meanwhile."""
@@ -200,12 +168,7 @@ class ScanPlan:
         if not self._is_current(page):
             return False
         self._waiting -= 1
-        self._keys += len(page.keys)
-        self._keys_this_epoch += len(page.keys)
-        self._pages += 1
-        if self._restarts and self._restarts[-1].first_page_after is None:
-            restart = self._restarts[-1]
-            restart.first_page_after = now - self._started - restart.at
+        self._account.handed_out(page, now)
         return True
 
     @property
@@ -215,8 +178,7 @@ class ScanPlan:
 
     def closed(self, now: float) -> None:
         """The scan's block was left: the account ends here, whatever it had come to."""
-        if self._ended is None:
-            self._ended = now
+        self._account.ended(now)
 
     def crashed(self, error: Exception, now: float) -> None:
         """Something that cannot happen has happened in the driver; the scan ends with it."""
@@ -227,21 +189,12 @@ class ScanPlan:
 
     def summary(self, now: float) -> ScanSummary:
         """The account up to now."""
-        return ScanSummary(
-            complete=self.state is State.COMPLETE,
+        return self._account.summary(
+            now,
             epoch=self.epoch,
-            keys=self._keys,
-            pages=self._pages,
-            keys_this_epoch=self._keys_this_epoch,
-            scans=self._scans,
-            reconnects=self._reconnects,
-            duplicates_dropped=0,
-            position=self._position(),
-            server=self._server,
-            segments=self._sweep.segments if self._sweep is not None else 0,
+            complete=self.state is State.COMPLETE,
+            sweep=self._sweep,
             certificate=self.certificate,
-            elapsed=(self._ended if self._ended is not None else now) - self._started,
-            restarts=tuple(replace(restart) for restart in self._restarts),
         )
 
     def __repr__(self) -> str:
@@ -287,78 +240,45 @@ class ScanPlan:
             )
             self._void(reason, now, here=found)
             return
-        self._reconnects += 1
-        if self._fruitless > self.options.max_restarts:
-            self._fail(
-                ScanRestartsExhausted(
-                    f"{self._fruitless} new connections in a row to {found.server.address} brought no reply"
-                    f" (max_restarts={self.options.max_restarts}; the last problem: {self._problem})",
-                    self.summary(now),
-                ),
-                now,
-            )
+        self._account.reconnects += 1
+        most = self.options.max_restarts
+        if self._patience.fruitless > most:
+            self._fail(no_more_connections(self._patience, found.server.address, most, self.summary(now)), now)
             return
-        # Counted in advance; a reply takes it back.
-        self._fruitless += 1
         self.connected = True
-        self._away_since = None
+        self._patience.reconnected()
         self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
 
     def _answered(self, answered: steps.Answered, now: float) -> None:
         sweep, before = self._bound, self._position()
-        self._scans += len(answered.replies)
+        self._account.scans += len(answered.replies)
         found = sweep.received(answered.replies, now, waited=answered.waited)
         if found.keys:
-            self._in_hand.extend(self._pages_of(found.keys, before))
+            size = self.options.page_size
+            self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, (before, sweep.position)))
         if found.out_of_order:
             self._out_of_order(now)
         elif found.error is not None:
             self._refused(found.error, now, had_cursor=found.had_cursor)
         elif found.wait is not None:
-            self._problem = f"{sweep.server} answers {error_code(found.wait)}"
-            if found.keys:
-                self._fruitless = 0
-            if self._away_since is None or found.keys:
-                self._away_since = now
+            problem = f"{sweep.server} answers {error_code(found.wait)}"
+            self._patience.told_to_wait(problem, now, got_keys=bool(found.keys))
         else:
-            self._fruitless = self._failures = 0
-            self._away_since = None
+            self._patience.answered()
         if self._sweep is not sweep or self.state is not State.SCANNING:
             return
         if sweep.swept:
             self._move(Event.SWEPT)
             self._taken_all()
         elif sweep.told_to_wait and not sweep.is_waiting_for_replies:
-            self._start_waiting(now)
+            self._patience.back_off(now)
             self._move(Event.TOLD_TO_WAIT)
         else:
             self._move(Event.REPLIED)
 
-    def _pages_of(self, keys: list[Any], before: float | None) -> list[ScanPage[Any]]:
-        server, after, size = self._bound.server, self._bound.position, self.options.page_size
-        if size is None or len(keys) <= size:
-            return [ScanPage(keys, self.epoch, server, after)]
-        pages: list[ScanPage[Any]] = []
-        for start in range(0, len(keys), size):
-            part = keys[start : start + size]
-            share = (start + size) / len(keys)
-            if after is None or start + size >= len(keys):
-                position = after
-            else:
-                position = None if before is None else before + (after - before) * share
-            pages.append(ScanPage(part, self.epoch, server, position))
-        return pages
-
     def _out_of_order(self, now: float) -> None:
         if self._bound.format is CursorFormat.UNKNOWN:
-            self._fail(
-                ScanStuck(
-                    f"the cursors of {self._server} come round again after {self._scans} replies:"
-                    " this pass would never end",
-                    self.summary(now),
-                ),
-                now,
-            )
+            self._fail(stuck(self.summary(now)), now)
         else:
             # Not the format it was taken for. What the pass has covered cannot be told any more.
             self._format_distrusted = True
@@ -388,12 +308,11 @@ class ScanPlan:
         self.connected = False
         if self._sweep is not None:
             self._sweep.connection_lost()
-        # An attempt that our own deadline cut short says less than what went wrong before it.
-        self._problem = self._problem if self._failures and self._is_overdue(now) else problem
+        self._patience.failed(problem, now)
         if final is not None:
             self._fail(final, now)
             return
-        self._start_waiting(now)
+        self._patience.back_off(now)
         self._move(Event.LOST)
 
     def _taken_all(self) -> None:
@@ -403,15 +322,12 @@ class ScanPlan:
     def _judged(self, judgement: Judgement, now: float) -> None:
         if isinstance(judgement, Held):
             self.certificate = judgement.certificate
-            self._ended = now
+            self._account.ended(now)
             self._move(Event.HELD)
         elif isinstance(judgement, Refuted):
             self._void(f"no certificate: {judgement.reason}", now)
         else:
-            self._problem = judgement.reason
-            if self._undecided_since is None:
-                self._undecided_since = now
-            self._rest = HESITATION
+            self._patience.hesitate(judgement.reason, now)
             self._move(Event.UNDECIDED)
 
     # ---- restarts and ends --------------------------------------------------------------------------------------
@@ -435,86 +351,52 @@ class ScanPlan:
                 epoch=self.epoch,
                 old_server=old,
                 new_server=new,
-                keys=self._keys,
+                keys=self._account.keys,
                 summary=self.summary(now),
             )
             self._fail(error, now)
             return
         if self.epoch >= self.options.max_restarts:
-            self._fail(
-                ScanRestartsExhausted(
-                    f"the pass of epoch {self.epoch} is void ({reason}), and max_restarts="
-                    f"{self.options.max_restarts} allows no other one",
-                    self.summary(now),
-                ),
-                now,
-            )
+            self._fail(no_more_restarts(reason, self.options.max_restarts, self.summary(now)), now)
             return
         self.epoch += 1
         self._generation += 1
-        self._restarts.append(Restart(self.epoch, reason, now - self._started, old, new))
-        self._problem = reason
+        self._account.restarted(self.epoch, reason, now, old, new)
         self._clear_pass()
         if here is not None:
             self.connected = True
+            self._patience.begin_here(reason)
             self._begin_pass(here, cursor=0)
             self._move(Event.VOIDED_HERE)
         else:
             self.connected = False
-            self._away_since = now
-            self._failures = 0
+            self._patience.begin_anew(reason, now)
             self._move(Event.VOIDED)
 
     def _clear_pass(self) -> None:
         self._sweep = None
         self._in_hand.clear()
         self._waiting = 0
-        self._keys_this_epoch = 0
-        self._undecided_since = None
 
     def _begin_pass(self, found: steps.Connected, *, cursor: int) -> None:
         form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
         self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor)
-        self._away_since = None
-        if self._restarts and self._restarts[-1].new_server is None:
-            self._restarts[-1].new_server = found.server
+        self._patience.bound()
+        self._account.bound(found.server)
 
     def _fail(self, error: Exception, now: float) -> None:
         self.error = error
         self.connected = False
-        self._ended = now
+        self._account.ended(now)
         self._in_hand.clear()
         self._generation += 1
         self._move(Event.GIVEN_UP)
 
     def _give_up_waiting(self, now: float) -> None:
-        seconds = f"{self._failover_timeout:g} s (failover_timeout)"
-        if self._undecided_since is not None:
-            hint = '; certify="role" would accept the server\'s own word' if self.options.basis == "sentinels" else ""
-            error: Exception = ScanNotCertified(
-                f"{self._server} was swept to its end, but that could not be certified within {seconds}:"
-                f" {self._problem}{hint}",
-                self.summary(now),
-            )
+        if self._patience.is_undecided:
+            self._fail(not_certified(self._patience, self._server, self.options.basis, self.summary(now)), now)
         else:
-            error = ServerUnavailable(f"no server to scan on for {seconds}; the last problem: {self._problem}")
-        self._fail(error, now)
-
-    # ---- time ---------------------------------------------------------------------------------------------------
-
-    def _start_waiting(self, now: float) -> None:
-        if self._away_since is None:
-            self._away_since = now
-        pause = BACK_OFF[min(self._failures, len(BACK_OFF) - 1)]
-        self._failures += 1
-        self._rest = pause * (1 + self._jitter() / 2)
-
-    def _deadline(self) -> float:
-        since = self._undecided_since if self._undecided_since is not None else self._away_since
-        return math.inf if since is None else since + self._failover_timeout
-
-    def _is_overdue(self, now: float) -> bool:
-        return now >= self._deadline()
+            self._fail(no_server(self._patience), now)
 
     # ---- small things -------------------------------------------------------------------------------------------
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .identity import ServerIdentity
 
-__all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary"]
+__all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
 
 KeyT_co = TypeVar("KeyT_co", bound="bytes | str", covariant=True)
 
@@ -40,6 +40,26 @@ class ScanPage(Generic[KeyT_co]):
     def __repr__(self) -> str:
         position = "unknown" if self.position is None else f"{self.position:.3f}"
         return f"<ScanPage of {len(self.keys)} keys, epoch {self.epoch}, position {position}, {self.server}>"
+
+
+def pages_of(
+    keys: list[Any],
+    size: int | None,
+    epoch: int,
+    server: ServerIdentity,
+    positions: tuple[float | None, float | None],
+) -> list[ScanPage[Any]]:
+    """Pages of at most `size` keys (None for no bound), from the first of the two positions to the second."""
+    before, after = positions
+    if size is None or len(keys) <= size:
+        return [ScanPage(keys, epoch, server, after)]
+    pages: list[ScanPage[Any]] = []
+    for start in range(0, len(keys), size):
+        position = after
+        if after is not None and start + size < len(keys):
+            position = None if before is None else before + (after - before) * (start + size) / len(keys)
+        pages.append(ScanPage(keys[start : start + size], epoch, server, position))
+    return pages
 
 
 @dataclass(slots=True)

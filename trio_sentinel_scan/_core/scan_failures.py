@@ -1,0 +1,63 @@
+"""The errors that a scan ends with, in words: what happened, to which server, what is known, what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import ScanNotCertified, ScanRestartsExhausted, ScanStuck, ServerUnavailable
+
+if TYPE_CHECKING:
+    from .certificate import Basis
+    from .identity import Address, ServerIdentity
+    from .scan_patience import Patience
+    from .summary import ScanSummary
+
+__all__ = ["no_more_connections", "no_more_restarts", "no_server", "not_certified", "stuck"]
+
+
+def no_more_connections(
+    patience: Patience, address: Address, max_restarts: int, summary: ScanSummary
+) -> ScanRestartsExhausted:
+    """One connection after the other to the same process has brought nothing."""
+    return ScanRestartsExhausted(
+        f"{patience.fruitless} new connections in a row to {address} brought no reply"
+        f" (max_restarts={max_restarts}; the last problem: {patience.problem})",
+        summary,
+    )
+
+
+def no_more_restarts(reason: str, max_restarts: int, summary: ScanSummary) -> ScanRestartsExhausted:
+    """The pass is void, and it was the last one."""
+    return ScanRestartsExhausted(
+        f"the pass of epoch {summary.epoch} is void ({reason}), and max_restarts={max_restarts} allows no other one",
+        summary,
+    )
+
+
+def stuck(summary: ScanSummary) -> ScanStuck:
+    """The cursors go in a circle."""
+    return ScanStuck(
+        f"the cursors of {summary.server} come round again after {summary.scans} replies: this pass would never end",
+        summary,
+    )
+
+
+def not_certified(
+    patience: Patience, server: ServerIdentity | None, basis: Basis, summary: ScanSummary
+) -> ScanNotCertified:
+    """All is there, and nobody vouches for it."""
+    hint = '; certify="role" would accept the server\'s own word' if basis == "sentinels" else ""
+    return ScanNotCertified(
+        f"{server} was swept to its end, but that could not be certified within {_seconds(patience)}:"
+        f" {patience.problem}{hint}",
+        summary,
+    )
+
+
+def no_server(patience: Patience) -> ServerUnavailable:
+    """None to scan on, for as long as was allowed."""
+    return ServerUnavailable(f"no server to scan on for {_seconds(patience)}; the last problem: {patience.problem}")
+
+
+def _seconds(patience: Patience) -> str:
+    return f"{patience.failover_timeout:g} s (failover_timeout)"
