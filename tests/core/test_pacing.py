@@ -71,10 +71,20 @@ def test_a_round_takes_no_more_time_than_a_single_scan_may(segments: int, cost: 
 @pytest.mark.parametrize("network, rounds", [(0.0, 2), (ROUND_SECONDS * 0.9, 2), (ROUND_SECONDS * 5, 7)])
 def test_the_longer_the_way_the_more_rounds_are_on_it(network: float, rounds: int) -> None:
     """One more for each that would have come and gone meanwhile."""
-    pacing = Pacing(None, 1.0)
-    assert pacing.rounds == 2
-    pacing.first_byte(0.0, 10, network, waited=True)
-    assert pacing.rounds == rounds
+    for pacing in (Pacing(None, 1.0), Pacing(ROUND_KEYS, 1.0)):
+        assert pacing.rounds(16) == 2
+        pacing.first_byte(0.0, 10, network, waited=True)
+        assert pacing.rounds(16) == rounds
+
+
+def test_small_counts_go_together_however_long_the_way_is() -> None:
+    """A page of each would cost more than the server's work."""
+    pacing = Pacing(10, 1.0)
+    pacing.first_byte(0.0, 10, 1.0, waited=True)
+    assert pacing.rounds(64) == 2
+    pacing = Pacing(100, 1.0)
+    pacing.first_byte(0.0, 10, 1.0, waited=True)
+    assert pacing.rounds(16) == 16 * 100 // ROUND_KEYS
 
 
 def test_a_fixed_count_is_spread_over_all_segments() -> None:

@@ -52,11 +52,15 @@ class Pacing:
             return self._fixed
         return int(min(MAX_COUNT, max(FIRST_COUNT, self._round / scans)))
 
-    @property
-    def rounds(self) -> int:
-        """How many rounds to have on their way: one that the server works on, one that waits, and those in between."""
+    def rounds(self, segments: int) -> int:
+        """How many rounds to have on their way: one that the server works on, one that waits, and those in between.
+
+        With a fixed count there are no more than are worth it: small ones would only be more pages.
+        """
         in_between = 0 if self._quickest == math.inf else int(self._quickest / ROUND_SECONDS)
-        return 2 + in_between
+        if self._fixed is not None:
+            in_between = min(in_between, segments * self._fixed // ROUND_KEYS - 2)
+        return 2 + max(0, in_between)
 
     def first_byte(self, sent: float, asked: int, now: float, *, waited: bool) -> None:
         """Of the replies to a round that asked for `asked` (at least 1) in all, the first byte has come.

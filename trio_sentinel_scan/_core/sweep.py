@@ -119,7 +119,7 @@ class Sweep:
         server does not find the two together, and make one of them.
         """
         if not self._to_ask:
-            rounds = self._pacing.rounds
+            rounds = self._pacing.rounds(self._segments.number)
             if (
                 self.told_to_wait
                 or now < self.rests_until
