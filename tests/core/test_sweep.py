@@ -264,18 +264,24 @@ def test_what_was_on_its_way_is_asked_again() -> None:
     assert again == [rev64(2**63 + 2**62 + 5), *[cursor for cursor, _ in asked[1:]]]
 
 
-def test_a_round_that_brought_not_a_byte_was_perhaps_too_large() -> None:
-    """For the connection's output buffer: the next one is half of it."""
+def test_rounds_that_bring_not_a_byte_are_perhaps_too_large() -> None:
+    """For the connection's output buffer. The first time may be chance; from the second on, each is half of the last."""
     sweep = a_sweep(segments=2, count=64)
-    for count in (32, 32, 16):
+    for count in (32, 32, 32, 16):
         assert [n for _, n in ask(sweep)] == [count]
         sweep.connection_lost()
     assert sweep._pacing.count(2) == 8
-    ask(sweep)
-    ask(sweep)
-    sweep.received([(0, [])], 0.0)
-    sweep.connection_lost()
-    assert sweep._pacing.count(2) == 4
+
+
+def test_a_connection_that_was_killed_once_costs_no_speed() -> None:
+    """Whoever did that, it was not for the size of a round: others came before and after."""
+    sweep = a_sweep(segments=1, count=64)
+    for reach in range(1, 6):
+        ask(sweep)
+        sweep.connection_lost()
+        ask(sweep)
+        sweep.received([(rev64(reach), [])], 0.0)
+    assert sweep._pacing.count(1) == 64
 
 
 def test_a_connection_that_dies_in_the_midst_of_a_round_was_able_to_take_it() -> None:

@@ -86,6 +86,8 @@ class Sweep:
         self._rounds: deque[_Sent] = deque()
         # Nothing was received since the last round was sent.
         self._just_sent = False
+        # No reply has come since a connection was lost that brought none of those that were on their way.
+        self._lost_in_vain = False
         # A reply asked for patience: nothing more is asked until it was granted.
         self.told_to_wait = False
         # Not to ask before this time: the share of the server's time that was asked for is used up.
@@ -144,8 +146,10 @@ class Sweep:
     def connection_lost(self) -> None:
         """No reply that is still on its way will come: ask again from what was committed."""
         if self._on_their_way and not any(this.begun for this in self._rounds):
-            # It may have been more at once than the connection is allowed to hold.
-            self._pacing.shrink()
+            if self._lost_in_vain:
+                # Twice in a row: it may be more at once than the connection is allowed to hold.
+                self._pacing.shrink()
+            self._lost_in_vain = True
         self._to_ask = []
         self._on_their_way.clear()
         self._rounds.clear()
@@ -158,7 +162,7 @@ class Sweep:
         Their lists of keys are used up.
         """
         brought: list[list[Any]] = []
-        self._just_sent = False
+        self._just_sent = self._lost_in_vain = False
         self._note_first_bytes(replies, now, waited=waited)
         wait: redis_errors.RedisError | None = None
         place = 0
