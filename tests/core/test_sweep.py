@@ -265,7 +265,7 @@ def test_what_was_on_its_way_is_asked_again() -> None:
 
 
 def test_rounds_that_bring_not_a_byte_are_perhaps_too_large() -> None:
-    """For the connection's output buffer. The first time may be chance; from the second on, each is half of the last."""
+    """For the connection's output buffer. Once may be chance; from the second time on, each is half of the last."""
     sweep = a_sweep(segments=2, count=64)
     for count in (32, 32, 32, 16):
         assert [n for _, n in ask(sweep)] == [count]
