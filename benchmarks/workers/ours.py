@@ -15,13 +15,17 @@ async def scan(stage: Stage) -> None:
         stage.ready()
         keys = 0
         summary = None
+        options = dict(stage.task["options"])
+        touch = options.pop("touch", True)
         while stage.again():
-            async with client.open_scan(**stage.scan_arguments, **stage.task["options"]) as pages:
+            async with client.open_scan(**stage.scan_arguments, **options) as pages:
                 async for page in pages:
-                    # Each key is touched, as where `scan_iter` hands them out one by one. Who wants only their number
-                    # would write len(page).
-                    for _key in page:
-                        keys += 1
+                    if touch:
+                        # As where `scan_iter` hands them out one by one.
+                        for _key in page:
+                            keys += 1
+                    else:
+                        keys += len(page)
             summary = pages.summary
         assert summary is not None
         stage.done(keys=keys, pages=summary.pages, scans=summary.scans, epoch=summary.epoch)
