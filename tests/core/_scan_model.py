@@ -19,7 +19,7 @@ from trio_sentinel_scan._core.handshake import unfit_for_scanning
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
 from trio_sentinel_scan._core.scan_plan import ScanPlan
-from trio_sentinel_scan._core.scan_replies import ScanReply
+from trio_sentinel_scan._core.scan_replies import ROLE_REQUEST, ScanReply
 from trio_sentinel_scan._core.scan_states import FINAL, State
 from trio_sentinel_scan._core.summary import ScanPage, ScanSummary
 from trio_sentinel_scan._core.topology import Votes
@@ -39,6 +39,8 @@ def scans_in(data: bytes) -> list[tuple[int, int]]:
     found = []
     for command in data.split(b"*")[1:]:
         words = command.split(b"\r\n")[2::2]
+        if words[0] == b"ROLE":
+            continue
         assert words[0] == b"SCAN"
         assert words[-2] == b"COUNT"
         found.append((int(words[1]), int(words[-1])))
@@ -68,6 +70,7 @@ class Process:
         self.form = form
         self._opaque = form is CursorFormat.UNKNOWN or not honest
         self.role = "master"
+        self.link = "connected"
         self.hangs = False
         self.tells_run_id = True
         # Error replies that the next SCANs get; None for a proper reply in between.
@@ -177,8 +180,9 @@ class World:
 
     def role_of(self, process: Process) -> Role:
         if process.role == "slave":
-            return Role("slave", link="connected")
-        return Role("master", frozenset(self.nodes) - {process.address})
+            return Role("slave", link=process.link)
+        up = {address for address, node in self.nodes.items() if node is not None}
+        return Role("master", frozenset(up - {process.address}))
 
     def votes(self, target: steps.Target) -> Votes:
         """Asked now."""
@@ -210,8 +214,8 @@ class Link:
 
     process: Process
     alive: bool = True
-    # The cursors and COUNTs of what was asked and not answered yet.
-    owed: deque[tuple[int, int]] = field(default_factory=deque)
+    # The cursors and COUNTs of what was asked and not answered yet; None is a ROLE.
+    owed: deque[tuple[int, int] | None] = field(default_factory=deque)
 
 
 def scan_options(*, has_sentinels: bool = True, **changes: Any) -> ScanOptions:
@@ -376,9 +380,13 @@ class Driver:
         match step:
             case steps.Ask(_, data, replies):
                 asked = scans_in(data)
-                assert len(asked) == replies > 0
+                rides_along = data.endswith(ROLE_REQUEST)
+                assert len(asked) == replies - rides_along > 0
                 link.owed.extend(asked)
-                assert len(link.owed) <= (self.options.segments or 64), "a segment was asked for twice"
+                under_way = sum(owed is not None for owed in link.owed)
+                assert under_way <= (self.options.segments or 64), "a segment was asked for twice"
+                if rides_along:
+                    link.owed.append(None)
                 return steps.Asked()
             case steps.Receive():
                 assert link.owed, "nothing was asked"
@@ -392,7 +400,10 @@ class Driver:
         raise AssertionError(step)
 
     def _scan(self, link: Link) -> ScanReply:
-        cursor, count = link.owed.popleft()
+        owed = link.owed.popleft()
+        if owed is None:
+            return self.world.role_of(link.process)
+        cursor, count = owed
         epoch, segments = self.plan.epoch, self.options.segments or 64
         if epoch not in self.present or (cursor == 0 and segments == 1):
             self.present[epoch] = set(self.world.keys)

@@ -1218,7 +1218,8 @@ def test_patience_for_some_of_the_scans(segments: int) -> None:
 def test_progress_between_requests_for_patience_keeps_the_time_from_running_out() -> None:
     """A server that answers some of the SCANs is there."""
     driver = Driver(World(KEYS), segments=4, count=2, failover_timeout=5.0)
-    driver.batch = 2
+    # Of each read, which may have a ROLE in it, one SCAN at least is answered.
+    driver.batch = 3
     driver.world.master.errors.extend([None, "LOADING x"] * 100)
     while not driver.ended:
         if isinstance(driver.go_to((steps.Receive, steps.Certify)), steps.Certify):

@@ -7,14 +7,15 @@ from collections import deque
 from typing import Any, TypeAlias
 
 import pytest
+from redis.exceptions import InvalidResponse
 
-from tests.core._scan_model import A, keys_named, scan_options, scans_in
+from tests.core._scan_model import A, B, C, keys_named, scan_options, scans_in
 from tests.core._tables import LargeTable, SlotTables, Table
 from trio_sentinel_scan._core.cursor import CursorFormat, rev64
 from trio_sentinel_scan._core.identity import Role, ServerIdentity
 from trio_sentinel_scan._core.pacing import Pacing
-from trio_sentinel_scan._core.scan_replies import ScanReply
-from trio_sentinel_scan._core.sweep import Round, Sweep
+from trio_sentinel_scan._core.scan_replies import ROLE_REQUEST, ScanReply
+from trio_sentinel_scan._core.sweep import Round, Sweep, Yield
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 
 KEYS = keys_named(300)
@@ -22,11 +23,15 @@ LOADING = parse_error_reply("LOADING Redis is loading")
 BUSY = parse_error_reply("BUSY Redis is busy")
 NOPERM = parse_error_reply("NOPERM no")
 SERVER = ServerIdentity("a" * 40, A)
+UNTOLD = Role("")
 
 
-def a_sweep(*, form: CursorFormat = CursorFormat.REVERSED, cursor: int = 0, **options: Any) -> Sweep:
+def a_sweep(
+    *, form: CursorFormat = CursorFormat.REVERSED, cursor: int = 0, role: Role = UNTOLD, **options: Any
+) -> Sweep:
+    """One whose server does not tell its role, unless it is given one."""
     options = {"segments": "auto", "count": 10, **options}
-    return Sweep(scan_options(**options), SERVER, Role("master"), form, cursor=cursor)
+    return Sweep(scan_options(**options), SERVER, role, form, cursor=cursor)
 
 
 def ask(sweep: Sweep, now: float = 0.0) -> list[tuple[int, int]]:
@@ -392,3 +397,102 @@ def test_what_was_refused_is_timed_as_if_nobody_had_looked(first_bytes: FirstByt
     sweep.received([(0, [])], 2.0)
     sweep.received([LOADING], 3.0)
     assert first_bytes == [(1.0, 10, 2.0, True), (1.0, 10, 3.0, False)]
+
+
+# ---- the role that rides along -----------------------------------------------------------------------------------
+
+MASTER = Role("master", frozenset({B, C}))
+
+
+def asks_role(sweep: Sweep, now: float) -> bool:
+    """Send the next round; whether there is a ROLE in it."""
+    this = sweep.next_round(now, page_in_hand=False)
+    assert this is not None
+    sweep.sent(now)
+    return this.data.endswith(ROLE_REQUEST) and this.replies == len(scans_in(this.data)) + 1
+
+
+def with_role(role: Role, reply: Any, **options: Any) -> Yield:
+    """What comes of this reply to the ROLE that rode along with a round that brought a key."""
+    sweep = a_sweep(role=role, segments=1, **options)
+    assert not asks_role(sweep, 0.0)
+    sweep.received([(2**62, [b"a"])], 0.0)
+    assert asks_role(sweep, 1.0)
+    return sweep.received([(2**61, [b"b"]), reply], 1.0)
+
+
+def test_the_role_rides_along_four_times_a_second() -> None:
+    """Not with the first round: it was told with the handshake."""
+    sweep = a_sweep(role=MASTER, segments=1)
+    asked = []
+    cursor = 2**63
+    for tick in range(100):
+        now = tick / 100
+        asked.append(asks_role(sweep, now))
+        cursor = rev64(rev64(cursor) + 1)
+        sweep.received([(cursor, []), *([MASTER] if asked[-1] else [])], now)
+    assert [tick for tick, was in enumerate(asked) if was] == [25, 50, 75]
+    assert sweep.scans == 100
+
+
+@pytest.mark.parametrize("role", [MASTER, Role("master"), Role("master", frozenset({B, C, A}))])
+def test_a_good_role_changes_nothing(role: Role) -> None:
+    found = with_role(MASTER, role)
+    assert (found.keys, found.unfit, found.lost_replicas) == ([b"b"], None, not {B, C} <= role.replicas)
+
+
+@pytest.mark.parametrize(
+    "was, is_now, has_sentinels",
+    [
+        (MASTER, Role("slave", link="connected"), True),
+        (MASTER, Role("slave", link="sync"), False),
+        (Role("slave", link="connected"), Role("master"), False),
+        (Role("slave", link="connected"), Role("slave", link="connect"), False),
+    ],
+)
+def test_a_read_with_a_bad_role_in_it_brings_nothing(was: Role, is_now: Role, has_sentinels: bool) -> None:
+    """Not even what came before it in the same read."""
+    assert with_role(was, is_now, has_sentinels=has_sentinels) == Yield([], unfit=is_now)
+
+
+def test_keys_of_a_read_with_a_bad_role_in_it_are_asked_for_again() -> None:
+    """Cursors and keys go together: neither was committed."""
+    sweep = a_sweep(role=Role("slave", link="connected"), segments=1, has_sentinels=False)
+    ask(sweep)
+    sweep.received([(2**62, [b"a"])], 0.0)
+    asks_role(sweep, 1.0)
+    sweep.received([(2**61, [b"b"]), Role("slave", link="connect")], 1.0)
+    sweep.connection_lost()
+    assert ask(sweep, 1.1) == [(2**62, 10)]
+    assert sweep.scans == 1
+
+
+@pytest.mark.parametrize("reply, again", [(LOADING, True), (NOPERM, False), ((0, []), False)])
+def test_a_role_that_is_not_told(reply: Any, again: bool) -> None:
+    """It is asked for again only if that may help. What the SCANs brought counts."""
+    sweep = a_sweep(role=MASTER, segments=1)
+    ask(sweep)
+    sweep.received([(2**62, [b"a"])], 0.0)
+    asks_role(sweep, 1.0)
+    assert sweep.received([(2**61, [b"b"]), reply], 1.0) == Yield([b"b"], came_on=True)
+    assert asks_role(sweep, 2.0) is again
+
+
+def test_replicas_that_are_missing_are_told_once() -> None:
+    """And again when one more is missing; a new one is no news."""
+    sweep = a_sweep(role=MASTER, segments=1)
+    ask(sweep)
+    sweep.received([(2**62, [])], 0.0)
+    told = []
+    cursor = 2**61
+    for now, replicas in enumerate([{B, C}, {B}, {B}, {B, A}, set(), {B}], 1):
+        assert asks_role(sweep, float(now))
+        told.append(sweep.received([(cursor, []), Role("master", frozenset(replicas))], now).lost_replicas)
+        cursor = rev64(rev64(cursor) + 1)
+    assert told == [False, True, False, False, True, False]
+
+
+def test_a_role_in_place_of_a_scans_reply_is_nonsense() -> None:
+    sweep = a_sweep(role=MASTER, segments=1)
+    ask(sweep)
+    assert isinstance(sweep.received([MASTER], 0.0).error, InvalidResponse)

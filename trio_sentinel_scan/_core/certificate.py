@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from .identity import Address, Role, ServerIdentity
     from .topology import Votes
 
-__all__ = ["Basis", "Evidence", "Held", "Judgement", "Refuted", "Undecided", "judge"]
+__all__ = [
+    "Basis",
+    "Evidence",
+    "Held",
+    "Judgement",
+    "Refuted",
+    "Undecided",
+    "changed_role",
+    "judge",
+    "lost_link",
+]
 
 Basis: TypeAlias = Literal["sentinels", "role", "server"]
 
@@ -61,17 +71,30 @@ class Undecided:
 Judgement: TypeAlias = Held | Refuted | Undecided
 
 
+def changed_role(basis: Basis, before: Role, now: Role) -> str:
+    """How a server's role differs from what it was when the pass was bound to it, in words; "" if it does not."""
+    # A role that was not told then was a master's, where nothing else will do.
+    was = before.kind or ("" if basis == "server" else "master")
+    if was and now.kind not in {was, before.kind}:
+        return f"the server's role is {now.kind or 'not known'}, it was {was}"
+    return ""
+
+
+def lost_link(role: Role) -> str:
+    """Why a replica is not its master's image, in words; "" if it is, or is no replica."""
+    if role.kind == "slave" and not role.is_synced_replica:
+        return f"the replica's link to its master is {role.link!r}, not 'connected'"
+    return ""
+
+
 def judge(basis: Basis, server: ServerIdentity, role_before: Role, evidence: Evidence) -> Judgement:
     """Weigh the evidence on a pass over `server`, which had said `role_before` when the pass was bound to it."""
     # On one and the same connection the process is the same, whether or not it tells its run_id.
     if evidence.run_id is not None and server.run_id is not None and evidence.run_id != server.run_id:
         return Refuted("another process answers at the address")
-    # A role that was not told then was a master's, where nothing else will do.
-    before = role_before.kind or ("" if basis == "server" else "master")
-    if before and evidence.role.kind not in {before, role_before.kind}:
-        return Refuted(f"the server's role is {evidence.role.kind or 'not known'}, it was {before}")
-    if evidence.role.kind == "slave" and not evidence.role.is_synced_replica:
-        return Refuted(f"the replica's link to its master is {evidence.role.link!r}, not 'connected'")
+    fault = changed_role(basis, role_before, evidence.role) or lost_link(evidence.role)
+    if fault:
+        return Refuted(fault)
     # What follows is not mended by another pass over the same server, and until the view moves (which voids this one)
     # there is no other server to go to. So the pass is kept, and asked about again.
     if evidence.promoted:

@@ -69,12 +69,12 @@ class Patience:
         self.fruitless = self._failures = 0
         self._away_since = None
 
-    def told_to_wait(self, problem: str, now: float, *, got_keys: bool) -> None:
-        """A server that is there asks for patience; others of the same replies may have brought keys."""
+    def told_to_wait(self, problem: str, now: float, *, came_on: bool) -> None:
+        """A server that is there asks for patience; others of the same replies may have brought the pass on."""
         self.problem = problem
-        if got_keys:
+        if came_on:
             self.fruitless = 0
-        if self._away_since is None or got_keys:
+        if self._away_since is None or came_on:
             self._away_since = now
 
     def failed(self, problem: str, now: float) -> None:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 from redis import exceptions as redis_errors
 
 from . import scan_steps as steps
-from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge
+from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge, lost_link
 from .cursor import CursorFormat
 from .errors import AuthenticationFailed, ScanError, ScanInterrupted, ScanRefused
-from .identity import ServerIdentity
+from .identity import Role, ServerIdentity
 from .scan_account import Account
 from .scan_failures import no_more_connections, no_more_restarts, no_server, not_certified, stuck
 from .scan_patience import Patience
@@ -59,6 +59,10 @@ class ScanPlan:
         self._target: steps.Target | None = None
         # Whether the driver holds an open connection that this scan may still use.
         self.connected: bool = False
+
+        # The server was seen to lose a replica, which may be a master now: worth asking the Sentinels at once, who
+        # alone can say where to go. Whoever asks them takes it back.
+        self.suspects_failover: bool = False
 
         # -- the pass --
         # The sweep of one process, with its cursors. Invariant: None exactly while the pass has not been bound to a
@@ -251,8 +255,13 @@ class ScanPlan:
 
     def _answered(self, answered: steps.Answered, now: float) -> None:
         sweep, before = self._bound, self._position()
-        self._account.scans += len(answered.replies)
+        scans = sweep.scans
         found = sweep.received(answered.replies, now, waited=answered.waited)
+        self._account.scans += sweep.scans - scans
+        if found.unfit is not None:
+            self._unfit(found.unfit, now)
+            return
+        self.suspects_failover = self.suspects_failover or found.lost_replicas
         if found.keys:
             size = self.options.page_size
             self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, (before, sweep.position)))
@@ -262,8 +271,9 @@ class ScanPlan:
             self._refused(found.error, now, had_cursor=found.had_cursor)
         elif found.wait is not None:
             problem = f"{sweep.server} answers {error_code(found.wait)}"
-            self._patience.told_to_wait(problem, now, got_keys=bool(found.keys))
-        else:
+            self._patience.told_to_wait(problem, now, came_on=found.came_on)
+        elif found.came_on:
+            # (A server that is loading tells its role all the same.)
             self._patience.answered()
         if self._sweep is not sweep or self.state is not State.SCANNING:
             return
@@ -275,6 +285,14 @@ class ScanPlan:
             self._move(Event.TOLD_TO_WAIT)
         else:
             self._move(Event.REPLIED)
+
+    def _unfit(self, role: Role, now: float) -> None:
+        reason = self._bound.changed_role(role)
+        if reason:
+            self._void(reason, now)
+        else:
+            # The same process goes on to have what it had; when it is linked again, its cursors are good.
+            self._lost(lost_link(role), None, now)
 
     def _out_of_order(self, now: float) -> None:
         if self._bound.format is CursorFormat.UNKNOWN:

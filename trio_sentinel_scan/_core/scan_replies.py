@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .scan_options import ScanOptions
     from .wire import Argument, Reply
 
-__all__ = ["STANDING", "ScanEncoder", "ScanReply", "read_scan_replies", "read_standing"]
+__all__ = ["ROLE_REQUEST", "STANDING", "ScanEncoder", "ScanReply", "read_scan_replies", "read_standing"]
 
 # What is asked for a certificate, on the scan's own connection. HELLO tells a role where ROLE is forbidden.
 STANDING: tuple[tuple[Argument, ...], ...] = (("ROLE",), ("INFO", "server"), ("HELLO",))
@@ -30,12 +30,17 @@ STANDING: tuple[tuple[Argument, ...], ...] = (("ROLE",), ("INFO", "server"), ("H
 _MANY_DIGITS: Final = 20
 
 
-# What a SCAN brought: its cursor and keys, or an error reply. A bare tuple, for there are many.
-ScanReply: TypeAlias = "tuple[int, list[Any]] | redis_errors.RedisError"
+# What a SCAN brought, its cursor and keys (a bare tuple, for there are many); the answer to a ROLE; an error reply.
+ScanReply: TypeAlias = "tuple[int, list[Any]] | Role | redis_errors.RedisError"
+
+# It rides along with the SCANs, now and then.
+ROLE_REQUEST: Final = encode_command("ROLE")
+# What a reply to it begins with.
+_ROLES: Final = (b"master", b"slave", "master", "slave")
 
 
 def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanReply]:
-    """Replies to SCANs. Raises ProtocolError if one is none."""
+    """Replies to SCANs, and to the ROLEs between them. Raises ProtocolError if one is neither."""
     found: list[ScanReply] = []
     for reply in replies:
         if is_list(reply) and len(reply) == 2:
@@ -48,6 +53,9 @@ def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanRe
             ):
                 found.append((number, keys))
                 continue
+        elif is_list(reply) and reply and reply[0] in _ROLES:
+            found.append(read_role(reply))
+            continue
         if not isinstance(reply, redis_errors.RedisError):
             raise ProtocolError(f"{address} answered SCAN with something else than a cursor and a list of keys")
         found.append(reply)

@@ -8,20 +8,22 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis import exceptions as redis_errors
 
+from .certificate import changed_role, lost_link
 from .cursor import CursorFormat
+from .identity import Role
 from .pacing import Pacing
-from .scan_replies import ScanEncoder
+from .scan_replies import ROLE_REQUEST, ScanEncoder
 from .segments import Ask, Segments, auto_segments
 from .verdicts import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .identity import Role, ServerIdentity
+    from .identity import ServerIdentity
     from .scan_options import ScanOptions
     from .scan_replies import ScanReply
 
@@ -40,6 +42,8 @@ class Yield(NamedTuple):
 
     # Committed: the sweep has moved on behind them.
     keys: list[Any]
+    # Whether it has moved on at all; some pages are empty.
+    came_on: bool = False
     # The first error reply that is more than a request for patience, and whether its SCAN was to go on at a cursor.
     error: redis_errors.RedisError | None = None
     had_cursor: bool = False
@@ -47,6 +51,16 @@ class Yield(NamedTuple):
     wait: redis_errors.RedisError | None = None
     # A cursor that cannot follow: the format is not the one it was taken for, or the chain goes in a circle.
     out_of_order: bool = False
+    # What the server said of itself in between, if it may not be scanned like that; nothing else counts then.
+    unfit: Role | None = None
+    # A master has fewer replicas than before: one may have been promoted.
+    lost_replicas: bool = False
+
+
+# Stands for a ROLE in the order of what was asked.
+_ROLE: Final[Ask] = (-1, 0, 0)
+# Seconds from one ROLE to the next.
+ROLE_PERIOD: Final = 0.25
 
 
 @dataclass(slots=True)
@@ -69,11 +83,14 @@ class Sweep:
     def __init__(
         self, options: ScanOptions, server: ServerIdentity, role: Role, form: CursorFormat, *, cursor: int = 0
     ) -> None:
+        # Replies to SCANs so far, empty ones and errors included.
+        self.scans = 0
         # The process that issues all cursors in here. Never changes: another process is another sweep.
         self.server = server
         # What it said of itself when the pass was bound to it.
         self.role = role
         self.format = form
+        self._basis = options.basis
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
@@ -90,6 +107,13 @@ class Sweep:
         self._lost_in_vain = False
         # A reply asked for patience: nothing more is asked until it was granted.
         self.told_to_wait = False
+        # When to ask for the role again (None: it was told just now), whether that is part of what is sent next, and
+        # how many are on their way. Who does not tell it is not asked.
+        self._role_due: float | None = None if role.kind else math.inf
+        self._asks_role = False
+        self._roles_on_their_way = 0
+        # A master's replicas, as it listed them last.
+        self._replicas = role.replicas
         # Not to ask before this time: the share of the server's time that was asked for is used up.
         self.rests_until = -math.inf
 
@@ -133,11 +157,21 @@ class Sweep:
             self._to_ask = self._segments.due(self._pacing.count(scans), scans)
             if not self._to_ask:
                 return None
+            if self._role_due is None:
+                self._role_due = now + ROLE_PERIOD
+            self._asks_role = now >= self._role_due
         encode = self._encode
-        return Round(b"".join([encode(cursor, count) for _, cursor, count in self._to_ask]), len(self._to_ask))
+        parts = [encode(cursor, count) for _, cursor, count in self._to_ask]
+        if self._asks_role:
+            parts.append(ROLE_REQUEST)
+        return Round(b"".join(parts), len(parts))
 
     def sent(self, now: float) -> None:
         """The last round has been sent."""
+        if self._asks_role:
+            self._to_ask.append(_ROLE)
+            self._roles_on_their_way += 1
+            self._role_due = now + ROLE_PERIOD
         self._on_their_way.extend(self._to_ask)
         self._rounds.append(_Sent(now, len(self._to_ask), sum([count for _, _, count in self._to_ask])))
         self._to_ask = []
@@ -153,6 +187,7 @@ class Sweep:
         self._to_ask = []
         self._on_their_way.clear()
         self._rounds.clear()
+        self._roles_on_their_way = 0
         self._segments.forget_asked()
         self.told_to_wait = False
 
@@ -161,10 +196,13 @@ class Sweep:
 
         Their lists of keys are used up.
         """
+        if self._roles_on_their_way and (unfit := self._unfit_role(replies)) is not None:
+            return Yield([], unfit=unfit)
         brought: list[list[Any]] = []
         self._just_sent = self._lost_in_vain = False
         self._note_first_bytes(replies, now, waited=waited)
         wait: redis_errors.RedisError | None = None
+        came_on = lost_replicas = False
         place = 0
         while place < len(replies):
             # One round after the other, so that each is charged with what it brought itself.
@@ -173,6 +211,14 @@ class Sweep:
             of_this = replies[place : place + this.left]
             for reply in of_this:
                 ask = self._on_their_way.popleft()
+                if ask is _ROLE:
+                    lost_replicas = self._note_role(reply) or lost_replicas
+                    continue
+                self.scans += 1
+                if isinstance(reply, Role):
+                    return Yield(
+                        _joined(brought), error=redis_errors.InvalidResponse("replies out of order"), wait=wait
+                    )
                 if isinstance(reply, redis_errors.RedisError):
                     if verdict_of(reply) is not Verdict.WAIT:
                         return Yield(_joined(brought), error=reply, had_cursor=ask[1] != 0, wait=wait)
@@ -185,6 +231,7 @@ class Sweep:
                 keys = self._commit(ask, *reply)
                 if keys is None:
                     return Yield(_joined(brought), wait=wait, out_of_order=True)
+                came_on = True
                 if keys:
                     brought.append(keys)
             this.keys += sum(map(len, brought[before:]))
@@ -195,7 +242,7 @@ class Sweep:
                 if this.count:
                     rest = self._pacing.replied(this.count, this.keys)
                     self.rests_until = max(self.rests_until, now) + rest
-        return Yield(_joined(brought), wait=wait)
+        return Yield(_joined(brought), came_on, wait=wait, lost_replicas=lost_replicas)
 
     def _note_first_bytes(self, replies: Sequence[ScanReply], now: float, *, waited: bool) -> None:
         first: _Sent | None = None
@@ -212,6 +259,28 @@ class Sweep:
             place += this.left
         if first is not None:
             self._pacing.first_byte(first.at, count, now, waited=waited)
+
+    def _unfit_role(self, replies: Sequence[ScanReply]) -> Role | None:
+        """The guard: a server that has left its role may give keys that are not the service's any more."""
+        for ask, reply in zip(self._on_their_way, replies, strict=False):
+            if ask is _ROLE and isinstance(reply, Role) and (self.changed_role(reply) or lost_link(reply)):
+                return reply
+        return None
+
+    def changed_role(self, role: Role) -> str:
+        """How `role` differs from the role that the pass was bound to, in words; "" if it does not."""
+        return changed_role(self._basis, self.role, role)
+
+    def _note_role(self, reply: ScanReply) -> bool:
+        self._roles_on_their_way -= 1
+        if isinstance(reply, Role):
+            lost = not self._replicas <= reply.replicas
+            self._replicas = reply.replicas
+            return lost
+        if not (isinstance(reply, redis_errors.RedisError) and verdict_of(reply) is Verdict.WAIT):
+            # It is not told.
+            self._role_due = math.inf
+        return False
 
     def _commit(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
         # Cursor and keys together: whatever fails from here on, neither is lost nor repeated.

@@ -66,6 +66,10 @@ class ScanSource(Protocol):
         """Another server's role by its own word; None if it does not say."""
         ...
 
+    def look_again(self) -> None:
+        """The target may have been replaced: find out soon."""
+        ...
+
     def describe_sentinels(self) -> dict[str, str]:
         """Each Sentinel and what came of asking it."""
         ...
@@ -169,6 +173,9 @@ class Scan:
         # What has become known while this was under way comes first: a certificate is not held against it.
         self.notice_change()
         self.plan.report(step, outcome, trio.current_time())
+        if self.plan.suspects_failover:
+            self.plan.suspects_failover = False
+            self._source.look_again()
         await self._disconnect_if_lost()
 
     async def _disconnect_if_lost(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)

@@ -63,6 +63,9 @@ class SingleServer(_Source):
         await trio.lowlevel.checkpoint()
         return None
 
+    def look_again(self) -> None:
+        """Nobody to ask."""
+
     def describe_sentinels(self) -> dict[str, str]:
         return {}
 
@@ -100,6 +103,9 @@ class SentinelService(_Source):
 
     async def ask_role(self, address: Address) -> Role | None:
         return await self.monitor.ask_role(address)
+
+    def look_again(self) -> None:
+        self.monitor.poke_all()
 
     def describe_sentinels(self) -> dict[str, str]:
         return dict(self.monitor.describe())
