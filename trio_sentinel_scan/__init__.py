@@ -31,8 +31,10 @@ from ._core.errors import (
     ServerConnectionError as ServerConnectionError,
     ServerUnavailable as ServerUnavailable,
     ServiceUnknown as ServiceUnknown,
+    TooManyCommandsWaiting as TooManyCommandsWaiting,
 )
 from ._core.identity import Address as Address, ServerIdentity as ServerIdentity
+from ._core.statistics import ClientStatistics as ClientStatistics
 from ._core.summary import (
     Certificate as Certificate,
     Restart as Restart,

@@ -165,6 +165,8 @@ def settings(**changes: Any) -> config.ClientSettings:
         "encoding": "utf-8",
         "encoding_errors": "strict",
         "protocol": None,
+        "retry_writes": False,
+        "max_waiting": 10_000,
     }
     return checked_settings(**{**arguments, **changes})
 
@@ -179,6 +181,8 @@ def test_settings_are_kept_as_they_were_given() -> None:
     assert (found.response_timeout, found.failover_timeout) == (5.0, math.inf)
     assert (found.decode_responses, found.encoding, found.encoding_errors) == (True, "latin-1", "replace")
     assert [settings(protocol=protocol).protocol for protocol in (None, 2, 3)] == [None, 2, 3]
+    assert (settings().retry_writes, settings().max_waiting) == (False, 10_000)
+    assert (settings(retry_writes=True).retry_writes, settings(max_waiting=1).max_waiting) == (True, 1)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,8 @@ def test_settings_are_kept_as_they_were_given() -> None:
         ("encoding", ["no-such", "hex", "a\0b", "\udc80", "undefined", None, 8, b"utf-8"]),
         ("encoding_errors", ["no-such", "a\0b", "\udc80"]),
         ("protocol", [1, 4, "3", True, 3.0, [2]]),
+        ("retry_writes", [1, None, "yes"]),
+        ("max_waiting", [0, -1, True, None, "10", 1.5]),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(argument: str, values: list[object]) -> None:

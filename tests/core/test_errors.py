@@ -28,6 +28,7 @@ from trio_sentinel_scan._core.errors import (
     ServerConnectionError,
     ServerUnavailable,
     ServiceUnknown,
+    TooManyCommandsWaiting,
 )
 from trio_sentinel_scan._core.identity import Address, ServerIdentity
 from trio_sentinel_scan._core.summary import Restart, ScanSummary
@@ -75,6 +76,7 @@ def test_each_error_is_exported_and_descends_from_one_root() -> None:
         (MasterNotFound, redis_errors.ConnectionError),
         (NoSentinelReachable, MasterNotFound),
         (ServiceUnknown, MasterNotFound),
+        (TooManyCommandsWaiting, redis_errors.ConnectionError),
         (ResponseTimeout, redis_errors.TimeoutError),
         (ProtocolError, redis_errors.InvalidResponse),
         (AuthenticationFailed, redis_errors.AuthenticationError),

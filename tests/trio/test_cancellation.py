@@ -240,13 +240,15 @@ async def test_a_scan_cancelled_at_each_step_leaves_the_client_whole(network: Ne
             listeners = len(client._source.on_change)
             steps, _ = await steps_of(lambda service: scan(service, client), service, step, when)
             await settled()
-            assert len(tasks_below(trio.lowlevel.current_task())) == tasks
+            # (Fewer while the shared connection, which has two, is closed: it is opened when a command needs it.)
+            assert len(tasks_below(trio.lowlevel.current_task())) <= tasks
             assert len(client._source.on_change) == listeners
             open_ends = [wire for server in service.servers for wire in server.wires if not wire.client_end.closed]
             assert len(open_ends) <= 1
             assert (await sweep(client, count=COUNT)).last_epoch == service.keys()
             await client.set("k", "v")
             assert await client.get("k") == b"v"
+            assert len(tasks_below(trio.lowlevel.current_task())) == tasks
         nothing_is_left(network)
         return steps
 

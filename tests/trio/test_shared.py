@@ -41,8 +41,10 @@ from trio_sentinel_scan import (
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
 
-@pytest.fixture
-def service(network: Network) -> Service:
+@pytest.fixture(params=[True, False], ids=["socket", "tls"])
+def service(network: Network, request: pytest.FixtureRequest) -> Service:
+    """Streams that read and write at once, as sockets do, or only by waiting, as with TLS."""
+    network.at_once = request.param
     return Service(network, keys=10)
 
 
@@ -173,20 +175,30 @@ async def test_a_reply_that_breaks_the_protocol(service: Service, client: Sentin
 # ---- a caller that is cancelled ---------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_command_closes_the_connection(service: Service, client: SentinelClient) -> None:
-    """State that remains: closed at once, so that nobody else reads its reply; the next command has another one."""
-    service.master.tap("GET", instead=Hold(trio.Event()))
+async def test_a_cancelled_command_costs_nobody_anything(service: Service, client: SentinelClient) -> None:
+    """State that remains: the connection, where its reply is dropped in order; the others get their own."""
+    release = trio.Event()
+    service.master.tap("GET", instead=Hold(release))
     with trio.move_on_after(1) as scope:
         await client.get("key:1")
     assert scope.cancelled_caught
-    assert service.master.open_wires == []
-    assert await client.get("key:2") == b"value of key:2"
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _next() -> None:
+            assert await client.get("key:2") == b"value of key:2"
+
+        await settled()
+        release.set()
+    assert await client.get("key:3") == b"value of key:3"
+    assert len(service.master.wires) == 1
+    assert client.statistics().cancelled == 1
 
 
-async def test_a_command_cancelled_in_the_queue_harms_nobody(service: Service, client: SentinelClient) -> None:
+async def test_a_command_cancelled_before_it_is_written_is_withdrawn(service: Service, client: SentinelClient) -> None:
     """State that remains: as if it had never been asked for."""
-    release = trio.Event()
-    service.master.tap("GET", instead=Hold(release))
+    (wire,) = service.master.open_wires
+    wire.client_end.full = trio.Event()
     async with trio.open_nursery() as nursery:
 
         @nursery.start_soon
@@ -197,8 +209,9 @@ async def test_a_command_cancelled_in_the_queue_harms_nobody(service: Service, c
         with trio.move_on_after(1) as scope:
             await client.set("key:2", "changed")
         assert scope.cancelled_caught
-        release.set()
+        wire.client_end.full.set()
     assert data(service, b"key:2") == b"value of key:2"
+    assert service.master.commands("SET") == []
     assert len(service.master.wires) == 1
 
 

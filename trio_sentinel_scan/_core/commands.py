@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .wire import Argument
 
-__all__ = ["Command", "may_send_again", "never_ran", "read_command"]
+__all__ = ["Command", "has_telling_words", "may_send_again", "never_ran", "read_command"]
 
 # Commands that only read (COMMAND's flag "readonly" on Redis 7.0 and Valkey 9.1, plus those that read a server's
 # state without having the flag): they may be sent twice.
@@ -82,6 +82,11 @@ def read_command(args: tuple[Argument, ...]) -> Command:
             " other connection for it yet"
         )
     return Command(name, (*words, *args[1:]))
+
+
+def has_telling_words(command: Command) -> bool:
+    """Whether it takes more than the name to tell what kind of command it is."""
+    return command.name in _HAS_WORDS
 
 
 def never_ran(command: Command, error: RedisError, *, follows_master: bool) -> bool:

@@ -33,6 +33,7 @@ __all__ = [
 
 DATA_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
+MAX_WAITING: Final = 10_000
 
 AddressLike: TypeAlias = Address | tuple[str, int] | str
 AddressMap: TypeAlias = Mapping[tuple[str, int], tuple[str, int]] | Callable[[tuple[str, int]], tuple[str, int]]
@@ -74,6 +75,9 @@ class ClientSettings:
     encoding: str
     encoding_errors: str
     protocol: int | None
+    # Whether a write whose outcome is unknown is sent again, and how many commands may wait at once.
+    retry_writes: bool = False
+    max_waiting: int = MAX_WAITING
 
 
 def checked_address(value: object, argument: str, *, default_port: int = DATA_PORT) -> Address:
@@ -179,6 +183,8 @@ def checked_settings(
     encoding: object,
     encoding_errors: object,
     protocol: object,
+    retry_writes: object = False,
+    max_waiting: object = MAX_WAITING,
 ) -> ClientSettings:
     """What all clients share, each checked."""
     if isinstance(db, bool) or not isinstance(db, int) or db < 0:
@@ -203,6 +209,10 @@ def checked_settings(
         raise ConfigError("encoding_errors", "Python knows no error handler of this name") from None
     if not (protocol is None or (type(protocol) is int and protocol in (2, 3))):
         raise ConfigError("protocol", "must be 2 or 3, or None for the newest that the server has")
+    if not isinstance(retry_writes, bool):
+        raise ConfigError("retry_writes", "must be True or False")
+    if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 1:
+        raise ConfigError("max_waiting", "must be a whole number from 1")
     return ClientSettings(
         endpoint=Endpoint(credentials, ssl, db, client_name),
         response_timeout=checked_duration(response_timeout, "response_timeout"),
@@ -211,6 +221,8 @@ def checked_settings(
         encoding=encoding,
         encoding_errors=encoding_errors,
         protocol=protocol,
+        retry_writes=retry_writes,
+        max_waiting=max_waiting,
     )
 
 

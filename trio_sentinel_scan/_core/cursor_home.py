@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from .identity import ServerIdentity
     from .wire import Reply
 
-__all__ = ["CursorHome", "CursorLedger"]
+__all__ = ["CursorHome", "CursorLedger", "has_cursor"]
 
 # Command -> where its cursor stands.
 _CURSOR_AT: Final = {"SCAN": 1, "HSCAN": 2, "SSCAN": 2, "ZSCAN": 2}
 # Cursors that are remembered. Past this, those of a process that has been left since are refused with the rest.
 _MOST: Final = 10_000
+
+
+def has_cursor(command: Command) -> bool:
+    """Whether this is a command of the SCAN family."""
+    return command.name in _CURSOR_AT
 
 
 class CursorHome:
@@ -43,12 +48,12 @@ class CursorLedger:
         # What the present process has issued: command, key and cursor.
         self._issued: set[tuple[str, ...]] = set()
 
-    def check(self, command: Command, server: ServerIdentity, *, fresh: bool, home: CursorHome | None) -> None:
-        """`command` is about to be sent to `server`; `fresh` tells that its connection has not been used before.
+    def check(self, command: Command, server: ServerIdentity, *, home: CursorHome | None) -> None:
+        """`command` is about to be sent to `server`, by which each connection's own object is meant.
 
         Raises ScanInterrupted if it has a cursor that this process may not have issued.
         """
-        if fresh and not server.is_same_process(self._server):
+        if server is not self._server and not server.is_same_process(self._server):
             self._has_moved = self._has_moved or self._server is not None
             self._issued.clear()
         self._server = server
@@ -57,18 +62,23 @@ class CursorLedger:
             return
         if home is not None:
             left, home.server = home.server, server
+            if place[-1] == "0":
+                # The iteration's first command: nothing was handed out yet, so it may begin anywhere (once more).
+                return
             if left is not None and left is not server and not server.is_same_process(left):
                 raise _interrupted(command, left, server, home.keys)
         elif place[-1] != "0" and self._has_moved and place not in self._issued:
             raise _interrupted(command, None, server, 0)
 
-    def answered(self, command: Command, reply: Reply, home: CursorHome | None) -> None:
-        """Its reply has come."""
+    def answered(self, command: Command, reply: Reply, server: ServerIdentity, home: CursorHome | None) -> None:
+        """Its reply has come from `server`, which may have been left meanwhile."""
         place, pair = _place(command), as_list(reply)
         if place is None or pair is None or len(pair) != 2:
             return
         if home is not None:
             home.keys += len(as_list(pair[1]) or ())
+        if server is not self._server and not server.is_same_process(self._server):
+            return
         if len(self._issued) >= _MOST:
             self._issued.clear()
         self._issued.add((*place[:-1], as_text(pair[0])))

@@ -40,6 +40,7 @@ __all__ = [
     "ServerConnectionError",
     "ServerUnavailable",
     "ServiceUnknown",
+    "TooManyCommandsWaiting",
 ]
 
 
@@ -131,6 +132,13 @@ class ServiceUnknown(MasterNotFound):
 
 class CommandOutcomeUnknown(ServerConnectionError):
     """A command was written and its reply never came: it may have run or not, and it was not sent again."""
+
+
+class TooManyCommandsWaiting(SentinelScanError, redis_errors.ConnectionError):
+    """More than `max_waiting` commands are waiting for a server or a reply. This one was not sent.
+
+    The server is away or slower than what is asked of it: let some of the callers do without.
+    """
 
 
 # ---- A scan's end that is not "complete" -----------------------------------------------------------------------

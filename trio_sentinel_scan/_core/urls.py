@@ -63,6 +63,8 @@ _OPTIONS: Final = {
     "encoding": str,
     "encoding_errors": str,
     "protocol": _protocol,
+    "retry_writes": _boolean,
+    "max_waiting": int,
 }
 _SENTINEL_OPTIONS: Final = {"sentinel_username": str, "sentinel_password": str, "sentinel_tls": _boolean}
 

@@ -47,6 +47,7 @@ _MAX_SCALARS: Final = 3
 _OPENING: Final = 1024
 _AGGREGATES: Final = frozenset(b"*%~>|")
 _MAPS: Final = frozenset(b"%|")
+_BULK: Final = ord("$")
 _BULKS: Final = frozenset(b"$=!")
 
 
@@ -98,6 +99,13 @@ def check_opening(data: bytes) -> None:
             to_come[-1] -= 1
 
 
+def _is_one_string(data: bytes) -> bool:
+    """Whether this is exactly one reply, and a string: what most reads bring, and there is nothing to look for."""
+    end = data.find(b"\r\n", 0, 16)
+    length = data[1:end]
+    return end > 0 and data[0] == _BULK and length.isdigit() and len(data) == end + 4 + int(length)
+
+
 class Decoder:
     """Bytes in, replies out, in order. After a ProtocolError it is of no further use, nor is its connection."""
 
@@ -118,7 +126,7 @@ class Decoder:
     def feed(self, data: bytes, *, opening: bool = False) -> None:
         """Take bytes as they came. `opening` tells that a reply begins at the first of them."""
         if opening:
-            self._opening = b""
+            self._opening = None if _is_one_string(data) else b""
         if self._opening is not None:
             # A header may come in pieces.
             begun = self._opening + data

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 import trio
@@ -18,7 +16,7 @@ from redis.exceptions import ResponseError
 from redis.typing import KeyT, PatternT
 
 from .._core import config
-from .._core.commands import read_command
+from .._core.command_reader import CommandReader
 from .._core.cursor_home import CursorHome
 from .._core.errors import (
     ClientClosed,
@@ -28,6 +26,7 @@ from .._core.errors import (
     ServerConnectionError,
 )
 from .._core.scan_options import checked_scan_options
+from .._core.statistics import ClientStatistics
 from .._core.urls import parse_url
 from .nurseries import open_service_nursery
 from .scan import ScanPages, open_scan
@@ -74,7 +73,10 @@ class _Client(AsyncCoreCommands):
         self._event_dispatcher: EventDispatcherInterface = EventDispatcher()
         make_encoder = cast("Callable[[str, str, bool], Encoder]", Encoder)
         self._encoder = make_encoder(settings.encoding, settings.encoding_errors, settings.decode_responses)
-        self._encode: Callable[[Any], bytes] = cast("Any", self._encoder).encode
+        self._reader = CommandReader(
+            cast("Any", self._encoder).encode,
+            is_utf8=(settings.encoding, settings.encoding_errors) == ("utf-8", "strict"),
+        )
         self._callbacks = _callbacks(settings.protocol)
         # For a server that turns out to have no RESP3.
         self._resp2_callbacks = _callbacks(2)
@@ -184,14 +186,14 @@ class _Client(AsyncCoreCommands):
         have run, or that only reads, is sent again; else `CommandOutcomeUnknown` tells that it may have run.
         """
         self._check_open()
-        command = read_command(args)
-        command = replace(command, args=tuple(map(self._encode, command.args)))
-        never_decode = options.pop(NEVER_DECODE, None) is not None
-        home: CursorHome | None = options.pop(_HOME, None)
-        options.pop("keys", None)
-        instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
+        decode, home, instead_of_error = True, None, _RAISE
+        if options:
+            decode = options.pop(NEVER_DECODE, None) is None
+            home = options.pop(_HOME, None)
+            instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
+            options.pop("keys", None)
         try:
-            reply, protocol = await self._shared.execute(command, decode=not never_decode, home=home)
+            reply, protocol = await self._shared.execute(self._reader.read(args), decode=decode, home=home)
         except ResponseError:
             if instead_of_error is _RAISE:
                 raise
@@ -201,10 +203,10 @@ class _Client(AsyncCoreCommands):
             callback = callbacks.get(args[0].upper()) if isinstance(args[0], str) else None
             if callback is not None:
                 reply = callback(reply, **options)
-                if inspect.isawaitable(reply):
+                if hasattr(reply, "__await__"):
                     reply = await reply
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return reply
+        # A reply that is there is returned, even to a caller that is being cancelled: what it tells has happened.
+        return reply  # noqa: ASYNC910 (whoever has a reply has waited for it)
 
     # redis-py's iterators, with its signatures. They hold no nursery and no scope, so a generator does no harm here.
 
@@ -263,6 +265,10 @@ class _Client(AsyncCoreCommands):
             if cursor == 0:
                 return
 
+    def statistics(self) -> ClientStatistics:
+        """Counts of what became of the commands so far."""
+        return self._shared.statistics()
+
     def get_encoder(self) -> Encoder:
         """How arguments become bytes, and replies text; redis-py's scripts ask for it."""
         return self._encoder
@@ -306,6 +312,8 @@ class RedisClient(_Client):
         client_name: str | None = None,
         response_timeout: float | None = DEFAULT_RESPONSE_TIMEOUT,
         failover_timeout: float | None = DEFAULT_FAILOVER_TIMEOUT,
+        retry_writes: bool = False,
+        max_waiting: int = config.MAX_WAITING,
         decode_responses: bool = False,
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
@@ -318,6 +326,10 @@ class RedisClient(_Client):
         - `ssl`: an `ssl.SSLContext`, or True for the system's certificates.
         - `response_timeout`: seconds that the server has for each reply; None waits for ever.
         - `failover_timeout`: seconds that commands and scans wait for a server that is away; None waits for ever.
+        - `retry_writes`: whether a write whose outcome is unknown is sent again, though it may run twice then. Without
+          it such a write raises `CommandOutcomeUnknown`.
+        - `max_waiting`: how many commands may wait for a server or a reply at once; one more raises
+          `TooManyCommandsWaiting`.
         """
         self._address: Address = config.checked_address(address, "address")
         settings = config.checked_settings(
@@ -327,6 +339,8 @@ class RedisClient(_Client):
             client_name=client_name,
             response_timeout=response_timeout,
             failover_timeout=failover_timeout,
+            retry_writes=retry_writes,
+            max_waiting=max_waiting,
             decode_responses=decode_responses,
             encoding=encoding,
             encoding_errors=encoding_errors,
@@ -362,6 +376,8 @@ class SentinelClient(_Client):
         client_name: str | None = None,
         response_timeout: float | None = DEFAULT_RESPONSE_TIMEOUT,
         failover_timeout: float | None = DEFAULT_FAILOVER_TIMEOUT,
+        retry_writes: bool = False,
+        max_waiting: int = config.MAX_WAITING,
         decode_responses: bool = False,
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
@@ -387,6 +403,8 @@ class SentinelClient(_Client):
             client_name=client_name,
             response_timeout=response_timeout,
             failover_timeout=failover_timeout,
+            retry_writes=retry_writes,
+            max_waiting=max_waiting,
             decode_responses=decode_responses,
             encoding=encoding,
             encoding_errors=encoding_errors,

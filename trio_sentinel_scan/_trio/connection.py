@@ -133,6 +133,12 @@ class Connection:
         assert self.usable
         self._decoder = Decoder(encoding, errors)
 
+    def hand_over(self) -> tuple[Stream, Decoder]:
+        """Its stream and decoder, to somebody who goes on with them instead; this object is spent then."""
+        assert self.usable
+        self._spent = True
+        return self._stream, self._decoder
+
     async def aclose(self) -> None:
         """Close at once."""
         self._spent = True

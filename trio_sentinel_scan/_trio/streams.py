@@ -10,7 +10,7 @@ import os
 import select
 import ssl as ssl_module
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import trio
 
@@ -21,51 +21,103 @@ if TYPE_CHECKING:
 
     from .._core.identity import Address
 
-__all__ = ["Stream", "open_stream"]
+__all__ = ["Stream", "Waiter", "open_stream"]
 
 READ_SIZE: Final = 256 * 1024
 # Whether the system reads and writes a socket by its number, as it does a file.
 _SOCKETS_ARE_FILES: Final = os.name == "posix"
+# What a network does to a stream. ValueError: a host that no name can be, which a Sentinel may have announced.
+_FAILURES: Final = (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError)
+
+Bytes: TypeAlias = bytes | memoryview
+
+
+class Waiter:
+    """One task's wait for one call of `wake`: less than half of what an event costs, and commands wait often.
+
+    A wake-up that has happened is never lost to a cancellation: then the wait succeeds, and the task's next checkpoint
+    raises Cancelled.
+    """
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        # Invariant: the task that sleeps here; None from the moment that it is woken.
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        """Sleep until `wake` is called."""
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+
+    def wake(self) -> None:
+        """End the wait, if there is one."""
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    def _give_up(self, raise_cancel: object) -> trio.lowlevel.Abort:  # noqa: ARG002 (nothing to be done with it)
+        self._task = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Stream:
     """One connection's bytes. Two tasks may use it at once: one that sends and one that receives."""
 
-    __slots__ = ("_is_file", "_raw", "_where")
+    __slots__ = ("_fd", "_is_file", "_poll", "_raw", "_transport", "_where")
 
     def __init__(self, raw: trio.abc.Stream, where: str) -> None:
         self._raw: Any = raw
         self._where = where
+        transport: Any = raw
+        while isinstance(transport, trio.SSLStream):
+            transport = cast("Any", transport).transport_stream
+        # What lies below TLS.
+        self._transport: Any = transport
         # Whether the system reads and writes it as it stands: not TLS, whose records have to be opened first.
         self._is_file = _SOCKETS_ARE_FILES and isinstance(raw, trio.SocketStream)
+        # The number of its socket. Invariant: -1 once it is closed, when the number may be another one's.
+        self._fd: int = transport.socket.fileno() if isinstance(transport, trio.SocketStream) else -1
+        # Set up when it is first asked.
+        self._poll: select.poll | None = None
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing, not even the end of the stream, can be received without waiting. True if it cannot tell."""
-        transport: Any = self._raw
-        while isinstance(transport, trio.SSLStream):
-            transport = cast("Any", transport).transport_stream
-        if not isinstance(transport, trio.SocketStream):
+        if not isinstance(self._transport, trio.SocketStream):
             return True
-        poll = select.poll()
-        try:
-            poll.register(transport.socket.fileno(), select.POLLIN)
-            return not poll.poll(0)
-        except (OSError, ValueError):
-            # Closed already.
+        if self._fd < 0:
             return False
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._fd, select.POLLIN)
+        return not self._poll.poll(0)
 
-    def send_now(self, data: bytes) -> bytes:
+    @property
+    def sends_now(self) -> bool:
+        """Whether `send_now` takes anything at all."""
+        return self._is_file
+
+    def send_now(self, data: Bytes) -> Bytes:
         """Send as much of `data` as the network takes without waiting; return the rest, which may be all of it."""
         if not self._is_file:
             return data
-        with _mapped(self._where, "lost the connection while sending"):
-            try:
-                return data[os.write(self._raw.socket.fileno(), data) :]
-            except BlockingIOError:
-                return data
+        try:
+            size = os.write(self._fd, data)
+        except BlockingIOError:
+            return data
+        except _FAILURES as error:
+            raise _failed(self._where, "lost the connection while sending", error) from error
+        return b"" if size == len(data) else memoryview(data)[size:]
 
-    async def send(self, data: bytes) -> None:
+    async def wait_until_it_sends(self) -> None:
+        """Wait until `send_now` takes something; only for a stream that `sends_now`."""
+        try:
+            await trio.lowlevel.wait_writable(self._fd)
+        except _FAILURES as error:
+            raise _failed(self._where, "lost the connection while sending", error) from error
+
+    async def send(self, data: Bytes) -> None:
         """Send all of `data`. If cancelled in the middle, some of it may have gone: close the stream then."""
         with _mapped(self._where, "lost the connection while sending"):
             await self._raw.send_all(data)
@@ -74,27 +126,41 @@ class Stream:
         """What has come; None if that is nothing, or cannot be told without waiting. Raises as `receive` does."""
         if not self._is_file:
             return None
-        with _mapped(self._where, "lost the connection"):
-            try:
-                data = os.read(self._raw.socket.fileno(), READ_SIZE)
-            except BlockingIOError:
-                return None
-        return self._checked(data)
+        try:
+            data = os.read(self._fd, READ_SIZE)
+        except BlockingIOError:
+            return None
+        except _FAILURES as error:
+            raise _failed(self._where, "lost the connection", error) from error
+        return data or self._ended()
 
     async def receive(self) -> bytes:
         """Some bytes, at least one. The end of the stream is an error: no server of ours ends it in good order."""
-        with _mapped(self._where, "lost the connection"):
-            data = await self._raw.receive_some(READ_SIZE)
-        return self._checked(bytes(data))
+        try:
+            if not self._is_file:
+                return bytes(await self._raw.receive_some(READ_SIZE)) or self._ended()
+            # Straight to waiting: what was asked for has hardly come by now, and to look in vain takes as long.
+            while True:
+                await trio.lowlevel.wait_readable(self._fd)
+                try:
+                    return os.read(self._fd, READ_SIZE) or self._ended()
+                except BlockingIOError:
+                    continue
+        except _FAILURES as error:
+            raise _failed(self._where, "lost the connection", error) from error
 
-    def _checked(self, data: bytes) -> bytes:
-        if not data:
-            msg = f"{self._where} closed the connection"
-            raise ServerConnectionError(msg)
-        return data
+    def _ended(self) -> bytes:
+        msg = f"{self._where} closed the connection"
+        raise ServerConnectionError(msg)
+
+    def close(self) -> None:
+        """Close in this very step, without a farewell. Whoever waits on the stream gets a ServerConnectionError."""
+        self._fd = -1
+        self._transport.socket.close()
 
     async def aclose(self) -> None:
         """Close at once, without a farewell. It closes even if it is cancelled."""
+        self._fd = -1
         # Shielded: it takes no time, and a caller with several things to close must come to the last of them.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(self._raw)
@@ -131,11 +197,13 @@ async def open_stream(
 def _mapped(where: str, what: str) -> Generator[None]:
     try:
         yield
-    # ValueError: a host that no name can be, which a Sentinel may have announced.
-    except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-        why = _reason(error)
-        msg = f"{where} {what}: {why}" if why else f"{where} {what}"
-        raise ServerConnectionError(msg) from error
+    except _FAILURES as error:
+        raise _failed(where, what, error) from error
+
+
+def _failed(where: str, what: str, error: Exception) -> ServerConnectionError:
+    why = _reason(error)
+    return ServerConnectionError(f"{where} {what}: {why}" if why else f"{where} {what}")
 
 
 def _reason(error: BaseException) -> str:

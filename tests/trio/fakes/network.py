@@ -17,7 +17,7 @@ import trio.testing
 from trio_sentinel_scan._core.errors import ServerConnectionError
 from trio_sentinel_scan._core.identity import Address
 from trio_sentinel_scan._trio import connection as connection_module
-from trio_sentinel_scan._trio.streams import Stream
+from trio_sentinel_scan._trio.streams import Bytes, Stream
 
 from .data_server import Session
 from .resp import encode
@@ -128,8 +128,11 @@ class ClientEnd(trio.abc.Stream):
         self.closed = False
         # The most that one read brings; None for all that there is.
         self.slice: int | None = None
-        # While it is there, nothing more fits into the pipe to the program.
+        # While it is there, nothing more than `room` bytes fits into the pipe to the program.
         self.full: trio.Event | None = None
+        self.room = 0
+        # What was written in one go, each time, by a stream that writes at once.
+        self.writes: list[bytes] = []
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self._wire.broken:
@@ -148,11 +151,14 @@ class ClientEnd(trio.abc.Stream):
             raise trio.BrokenResourceError from ConnectionResetError(104, "Connection reset by peer")
         return data
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self.closed = True
         self.outgoing.close()
         self.incoming.close()
         self._wire.over.set()
+
+    async def aclose(self) -> None:
+        self.close()
         await trio.lowlevel.checkpoint()
 
 
@@ -190,17 +196,57 @@ class Wire:
 
 
 class WatchedStream(Stream):
-    """A stream that can tell, as one over a socket can, whether anything is there to be read."""
+    """A stream that can tell, as one over a socket can, whether anything is there to be read.
 
-    __slots__ = ("_wire",)
+    With `at_once`, it also reads and writes without waiting, as a socket does; without it, it is as one with TLS.
+    """
 
-    def __init__(self, wire: Wire, where: str) -> None:
+    __slots__ = ("_at_once", "_wire")
+
+    def __init__(self, wire: Wire, where: str, *, at_once: bool) -> None:
         super().__init__(wire.client_end, where)
         self._wire = wire
+        self._at_once = at_once
 
     @property
     def is_quiet(self) -> bool:
         return not self._wire.over.is_set() and not self._wire.client_end.incoming._incoming._data
+
+    @property
+    def sends_now(self) -> bool:
+        return self._at_once
+
+    def send_now(self, data: Bytes) -> Bytes:
+        end = self._wire.client_end
+        if self._wire.broken and self._at_once:
+            raise ServerConnectionError("lost the connection while sending: Connection reset by peer")
+        if not self._at_once:
+            return data
+        size = len(data)
+        if end.full is not None:
+            size = min(size, end.room)
+            end.room -= size
+        if size:
+            end.writes.append(bytes(data[:size]))
+            end.outgoing._outgoing.put(data[:size])
+        return data[size:]
+
+    async def wait_until_it_sends(self) -> None:
+        end = self._wire.client_end
+        if end.full is not None:
+            await end.full.wait()
+            end.full = None
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def receive_now(self) -> bytes | None:
+        if not self._at_once or self.is_quiet:
+            return None
+        # (Not `get_nowait`: a task that waits for data keeps others from looking.)
+        return bytes(self._wire.client_end.incoming._incoming._get_impl(None)) or self._ended()
+
+    def close(self) -> None:
+        self._wire.client_end.close()
 
 
 # ---- one machine -------------------------------------------------------------------------------------------------
@@ -383,6 +429,8 @@ class Network:
         self.dialled: list[tuple[Address, Address | None]] = []
         # Seconds that a connection takes.
         self.connect_delay = 0.0
+        # Whether streams made from now on read and write without waiting, as sockets do, or never do, as with TLS.
+        self.at_once = False
         monkeypatch.setattr(connection_module, "open_stream", self.open_stream)
 
     def add(self, program: ProgramT) -> Host[ProgramT]:
@@ -402,7 +450,7 @@ class Network:
             await trio.sleep_forever()
         if host is None or not host.up:
             raise ServerConnectionError(f"{where} cannot be reached: Connection refused")
-        return WatchedStream(host.connect(), where)
+        return WatchedStream(host.connect(), where, at_once=self.at_once)
 
     @property
     def open_client_ends(self) -> list[str]:

@@ -1,0 +1,94 @@
+"""What becomes of commands whose replies did not come, or were refusals: sent again, or said to be unknown.
+
+Asynchronous replication may lose what was answered; that is Redis's promise, and nothing here changes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+
+from .commands import Command, may_send_again, never_ran
+from .cursor_home import has_cursor
+from .errors import CommandOutcomeUnknown
+from .in_flight import Written
+from .verdicts import Verdict, error_code, verdict_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .identity import Address
+    from .wire import Reply
+
+__all__ = ["goes_again", "outcome_unknown", "refused_unrun", "spends_connection"]
+
+# How many commands of a batch a message names.
+_MOST_NAMES: Final = 5
+
+
+def goes_again(commands: Sequence[Command], written: Written, *, retry_writes: bool) -> bool:
+    """Whether commands that were written together, and whose connection was lost, are sent once more.
+
+    A server begins to run a command when it has the whole of it, and a transaction when it has the EXEC: what was
+    written in part did not run. What was written may have. Iterations are among what only reads; that their cursors
+    go to no other process is seen to when they are sent.
+    """
+    in_one = len(commands) == 1 or _is_transaction(commands)
+    if written is Written.NOTHING or (written is Written.PART and in_one):
+        return True
+    if _is_transaction(commands):
+        return False
+    return retry_writes or all(may_send_again(command, written=True) or has_cursor(command) for command in commands)
+
+
+def refused_unrun(commands: Sequence[Command], replies: Sequence[Reply], *, follows_master: bool) -> RedisError | None:
+    """The refusal, if the replies prove that the server ran nothing of this, and another try may succeed; else None.
+
+    All must have been refused; of a transaction it is enough that EXEC was, for what it could not queue.
+    """
+    if _is_transaction(commands):
+        last = replies[-1]
+        if not isinstance(last, RedisError) or error_code(last) != "EXECABORT":
+            return None
+        refusals = [
+            reply
+            for command, reply in zip(commands, replies, strict=True)
+            if isinstance(reply, RedisError) and never_ran(command, reply, follows_master=follows_master)
+        ]
+        return refusals[0] if refusals else None
+    first: RedisError | None = None
+    for command, reply in zip(commands, replies, strict=True):
+        if not isinstance(reply, RedisError) or not never_ran(command, reply, follows_master=follows_master):
+            return None
+        first = first or reply
+    return first
+
+
+def spends_connection(refusal: RedisError) -> bool:
+    """Whether, after such a refusal, nothing more is to be asked over that connection: its server is not the one."""
+    return verdict_of(refusal) is not Verdict.WAIT
+
+
+def outcome_unknown(commands: Sequence[Command], address: Address, problem: Exception) -> CommandOutcomeUnknown:
+    """The error that names the commands (never their arguments), the server, and what is known."""
+    what = name_of(commands)
+    whose, it = ("its reply", "it") if len(commands) == 1 else ("their last reply", "they")
+    was = "was" if len(commands) == 1 else "were"
+    return CommandOutcomeUnknown(
+        f"{what} {was} sent to {address} and {whose} never came"
+        f" ({problem}); {it} may have run or not, and {was} not sent again"
+    )
+
+
+def name_of(commands: Sequence[Command]) -> str:
+    """Commands by their names, for messages."""
+    if len(commands) == 1:
+        return commands[0].name
+    names = [command.name for command in commands[:_MOST_NAMES]]
+    more = ", ..." if len(commands) > _MOST_NAMES else ""
+    return f"{len(commands)} commands ({', '.join(names)}{more})"
+
+
+def _is_transaction(commands: Sequence[Command]) -> bool:
+    return any(command.name == "MULTI" for command in commands)
