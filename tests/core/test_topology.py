@@ -11,17 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from trio_sentinel_scan._core import topology as core
 from trio_sentinel_scan._core.errors import MasterNotFound, NoSentinelReachable, ServiceUnknown
 from trio_sentinel_scan._core.identity import Address
-from trio_sentinel_scan._core.topology import (
+from trio_sentinel_scan._core.sentinel_replies import (
+    CHANNELS,
     Answer,
-    Effect,
     Hint,
     MasterView,
     Peer,
-    Topology,
-    Votes,
     read_answer,
     read_event,
 )
+from trio_sentinel_scan._core.topology import Effect, Topology, Votes
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 
 S1, S2, S3, S4, S5 = (Address(f"10.0.1.{number}", 26379) for number in range(1, 6))
@@ -631,6 +630,12 @@ EVENTS = [
     ("-monitor", "master mymaster 10.0.0.1 6379"),
     ("+reset-master", "master mymaster 10.0.0.1 6379"),
     ("+sentinel", "sentinel 0123abcd 10.0.1.2 26379 @ mymaster 10.0.0.1 6379"),
+    ("-dup-sentinel", "master mymaster 10.0.0.1 6379 #duplicate of 10.0.1.2:26379 or 0123abcd"),
+    ("+sentinel-address-switch", "master mymaster 10.0.0.1 6379 ip 10.0.1.4 port 26379 for 0123abcd"),
+    ("+slave", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"),
+    ("+sdown", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"),
+    ("+sdown", "master mymaster 10.0.0.1 6379"),
+    ("-sdown", "sentinel 0123abcd 10.0.1.2 26379 @ mymaster 10.0.0.1 6379"),
 ]
 
 
@@ -644,7 +649,7 @@ def test_an_event_of_our_service_is_a_hint(channel: str, payload: str) -> None:
 
 def test_every_channel_is_tried() -> None:
     """A channel that is added is added to the events above."""
-    assert {channel for channel, _ in EVENTS} == set(core.CHANNELS)
+    assert {channel for channel, _ in EVENTS} == set(CHANNELS)
 
 
 @pytest.mark.parametrize(

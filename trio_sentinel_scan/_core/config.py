@@ -74,6 +74,8 @@ class ClientSettings:
     encoding: str
     encoding_errors: str
     protocol: int | None
+    # Whether a client may be opened before its servers are up.
+    wait_ready: bool = False
 
 
 def checked_address(value: object, argument: str, *, default_port: int = DATA_PORT) -> Address:
@@ -179,6 +181,7 @@ def checked_settings(
     encoding: object,
     encoding_errors: object,
     protocol: object,
+    wait_ready: object = False,
 ) -> ClientSettings:
     """What all clients share, each checked."""
     if isinstance(db, bool) or not isinstance(db, int) or db < 0:
@@ -203,6 +206,8 @@ def checked_settings(
         raise ConfigError("encoding_errors", "Python knows no error handler of this name") from None
     if not (protocol is None or (type(protocol) is int and protocol in (2, 3))):
         raise ConfigError("protocol", "must be 2 or 3, or None for the newest that the server has")
+    if not isinstance(wait_ready, bool):
+        raise ConfigError("wait_ready", "must be True or False")
     return ClientSettings(
         endpoint=Endpoint(credentials, ssl, db, client_name),
         response_timeout=checked_duration(response_timeout, "response_timeout"),
@@ -211,6 +216,7 @@ def checked_settings(
         encoding=encoding,
         encoding_errors=encoding_errors,
         protocol=protocol,
+        wait_ready=wait_ready,
     )
 
 

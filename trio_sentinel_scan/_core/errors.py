@@ -40,6 +40,7 @@ __all__ = [
     "ServerConnectionError",
     "ServerUnavailable",
     "ServiceUnknown",
+    "TopologyUnavailable",
 ]
 
 
@@ -75,6 +76,10 @@ class ClientClosed(SentinelScanError):
 
 class CommandNotShareable(SentinelScanError):
     """A command that changes or depends on a connection's state was sent to the connection that all tasks share."""
+
+
+class TopologyUnavailable(SentinelScanError):
+    """Topology events were asked of a client that has no Sentinels to tell of them."""
 
 
 # ---- The world broke it ----------------------------------------------------------------------------------------

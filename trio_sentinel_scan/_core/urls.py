@@ -63,6 +63,7 @@ _OPTIONS: Final = {
     "encoding": str,
     "encoding_errors": str,
     "protocol": _protocol,
+    "wait_ready": _boolean,
 }
 _SENTINEL_OPTIONS: Final = {"sentinel_username": str, "sentinel_password": str, "sentinel_tls": _boolean}
 

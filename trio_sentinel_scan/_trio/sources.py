@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from .._core.errors import SentinelScanError
+from .._core.identity import ServerIdentity
 from .._core.scan_steps import Target
 from .connection import Connection, open_connection
 from .sentinel import SentinelMonitor
@@ -54,6 +55,14 @@ class SingleServer(_Source):
     def __init__(self, settings: ClientSettings, address: Address) -> None:
         super().__init__(settings)
         self.target: Target = Target(address)
+        # The process that the latest connection has found there.
+        self.identity: ServerIdentity = ServerIdentity(None, address)
+
+    async def connect(self, target: Target) -> Connection:
+        connection = await super().connect(target)
+        assert connection.greeting is not None
+        self.identity = connection.greeting.identity
+        return connection
 
     async def vote(self, target: Target) -> Votes | None:  # noqa: ARG002 (nobody to ask)
         await trio.lowlevel.checkpoint()
@@ -65,6 +74,9 @@ class SingleServer(_Source):
 
     def describe_sentinels(self) -> dict[str, str]:
         return {}
+
+    def stop(self) -> None:
+        """The client is closing."""
 
 
 class SentinelService(_Source):
@@ -86,11 +98,14 @@ class SentinelService(_Source):
 
     async def connect(self, target: Target) -> Connection:
         try:
-            return await super().connect(target)
+            connection = await super().connect(target)
         except SentinelScanError:
             # A master that cannot be used may have been replaced: look now, not at the next poll.
             self.monitor.poke_all()
             raise
+        assert connection.greeting is not None
+        self.monitor.met(connection.greeting.identity)
+        return connection
 
     def dial_address(self, announced: Address) -> Address:
         return self.monitor.dial_address(announced)
@@ -103,3 +118,6 @@ class SentinelService(_Source):
 
     def describe_sentinels(self) -> dict[str, str]:
         return dict(self.monitor.describe())
+
+    def stop(self) -> None:
+        self.monitor.stop()
