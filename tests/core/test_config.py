@@ -179,6 +179,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
     assert (found.response_timeout, found.failover_timeout) == (5.0, math.inf)
     assert (found.decode_responses, found.encoding, found.encoding_errors) == (True, "latin-1", "replace")
     assert [settings(protocol=protocol).protocol for protocol in (None, 2, 3)] == [None, 2, 3]
+    assert [settings().wait_ready, settings(wait_ready=True).wait_ready] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
         ("encoding", ["no-such", "hex", "a\0b", "\udc80", "undefined", None, 8, b"utf-8"]),
         ("encoding_errors", ["no-such", "a\0b", "\udc80"]),
         ("protocol", [1, 4, "3", True, 3.0, [2]]),
+        ("wait_ready", [None, 1, "yes"]),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(argument: str, values: list[object]) -> None:

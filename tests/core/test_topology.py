@@ -603,6 +603,21 @@ def test_sentinels_that_do_not_know_the_service_are_another_error() -> None:
     assert "does not know the service 'mymaster'" in error.sentinels["10.0.1.1:26379"]
 
 
+def test_a_password_that_all_refuse_is_nothing_to_wait_for() -> None:
+    """One that answers all the same gives hope; one that is away beside it gives none."""
+    client = Client()
+    client.lose(S2)
+    client.lose(S3)
+    assert not client.topology.is_refused
+    client.topology.failed(S1, "refused the username or password", 0.0, refused=True)
+    assert client.topology.is_refused
+    client.hear(S2, None)
+    assert not client.topology.is_refused
+    client.lose(S2)
+    client.lose(S1)
+    assert not client.topology.is_refused
+
+
 def test_sentinels_that_name_a_master_which_is_none_are_a_third() -> None:
     """What each said is in it."""
     client = Client()

@@ -62,6 +62,7 @@ LOCAL = Address("localhost", 6379)
         ),
         ("redis://localhost?decode_responses=off", "redis", [LOCAL], None, {"decode_responses": False}),
         ("redis://localhost?protocol=3", "redis", [LOCAL], None, {"protocol": 3}),
+        ("redis://localhost?wait_ready=yes", "redis", [LOCAL], None, {"wait_ready": True}),
         ("unix:///run/redis.sock", "redis", [Address("/run/redis.sock", 0)], None, {}),
         (
             "unix://user:pw@/run/my%20redis.sock?db=2",

@@ -187,8 +187,8 @@ class Chronicle:
         ]
         events += self._compare_master(topology, now)
         events += self._compare_processes(speakers, now)
-        self._forget_processes(topology)
         events += self._compare_replicas(speakers, now)
+        self._forget_processes(topology)
         events += self._compare_sentinels(topology, now)
         self._master = MasterState(view.address, view.config_epoch, self._run_ids.get(view.address))
         return [] if is_first else events
