@@ -221,11 +221,7 @@ class SentinelMonitor:
         try:
             # Subscribe first and then ask: what changes in between is heard.
             hearing = await self._connect(watch.address, connections)
-            for reply in await hearing.request(*(("SUBSCRIBE", channel) for channel in sentinel_replies.CHANNELS)):
-                if isinstance(reply, RedisError):
-                    _refuse_password(reply)
-                    logger.warning("Sentinel %s refuses its events (%s): it is only polled", watch.address, reply)
-                    break
+            await self._subscribe(watch, hearing)
             asking = await self._connect(watch.address, connections)
             (sentinel_id,) = await asking.request(("SENTINEL", "MYID"))
             if isinstance(sentinel_id, bytes):
@@ -239,6 +235,21 @@ class SentinelMonitor:
             for connection in connections:
                 await connection.aclose()
         return problem[0]
+
+    async def _subscribe(self, watch: _Watch, hearing: Connection) -> None:
+        refusal: RedisError | None = None
+        await hearing.send(*(("SUBSCRIBE", channel) for channel in sentinel_replies.CHANNELS))
+        # One by one: what is said unasked comes first, and then nothing but the end.
+        for _ in sentinel_replies.CHANNELS:
+            reply = await hearing.receive()
+            if isinstance(reply, RedisError):
+                _refuse_password(reply)
+                if verdict_of(reply) is Verdict.RECONNECT:
+                    msg = f"turns connections away: {reply}"
+                    raise ServerConnectionError(msg)
+                refusal = reply
+        if refusal is not None:
+            logger.warning("Sentinel %s refuses its events (%s): it is only polled", watch.address, refusal)
 
     async def _connect(self, address: Address, connections: list[Connection]) -> Connection:
         dial = address if address in self._configured else self.dial_address(address)
