@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from tests.trio.fakes import SERVICE, SILENCE, Network, Reply, Service, User, on_mock_time, tasks_below
+from tests.trio.fakes import SERVICE, SILENCE, Host, Network, Reply, Service, User, on_mock_time, tasks_below
 from trio_sentinel_scan import (
     AuthenticationFailed,
     ConfigError,
@@ -144,16 +145,21 @@ async def test_patience_with_one_server_has_an_end_though_its_replies_may_take_f
 # ---- waiting until all is ready ---------------------------------------------------------------------------------
 
 
+def start(hosts: Iterable[Host[Any]]) -> None:
+    for host in hosts:
+        host.start()
+
+
 def take_down(service: Service, trouble: str) -> Callable[[], object]:
     """Make a service one that is not up yet. What is returned brings it up."""
     if trouble == "all":
         for host in service.hosts:
             host.kill()
-        return lambda: [host.start() for host in service.hosts]
+        return partial(start, service.hosts)
     if trouble == "sentinels":
         for host in service.sentinels:
             host.kill()
-        return lambda: [host.start() for host in service.sentinels]
+        return partial(start, service.sentinels)
     if trouble == "name":
         known = [host.program.services.pop(SERVICE) for host in service.sentinels]
 
@@ -245,8 +251,8 @@ async def test_a_password_is_not_waited_for(network: Network) -> None:
         error = await refused(network, RedisClient(service.master.address, password=password, **options))
         assert isinstance(error, AuthenticationFailed)
     assert trio.current_time() == 0
-    for host in service.sentinels:
-        host.program.password = "secret"
+    for sentinel in service.sentinels:
+        sentinel.program.password = "secret"
     service.sentinels[0].kill()
     for password in ("hunter2", None):
         client = SentinelClient(service.addresses, SERVICE, sentinel_password=password, password="secret", **options)

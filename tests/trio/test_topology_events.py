@@ -59,7 +59,7 @@ async def so_far(events: TopologyEvents) -> list[TopologyEvent | EventsMissed]:
 def say(service: Service, **views: Any) -> None:
     """All Sentinels say this of the first replica."""
     for host in service.sentinels:
-        host.program.views[tuple(FIRST)] = views
+        host.program.views[FIRST] = views
 
 
 async def test_how_the_service_is_found_is_the_state(service: Service, client: SentinelClient) -> None:

@@ -33,6 +33,7 @@ from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
 from .shared import SharedConnection
 from .sources import SentinelService, SingleServer
+from .telemetry import find_telemetry
 from .tls import checked_ssl
 from .topology import TopologyEvents, checked_buffer, open_topology
 
@@ -103,12 +104,21 @@ class _Client(AsyncCoreCommands):
     async def _running(self) -> AsyncGenerator[None]:
         async with open_service_nursery() as nursery:
             try:
+                self._observe()
                 self._shared.start(nursery)
                 await self._start(nursery)
                 yield
             finally:
                 self._source.stop()
+                self.__dict__.pop("execute_command", None)
                 await self._shared.aclose()
+
+    def _observe(self) -> None:
+        telemetry = find_telemetry(db=self._settings.endpoint.db, where=lambda: self._source.target.address)
+        self._source.observe(telemetry)
+        if telemetry is not None:
+            # Only then does a command take a way round: without it, it does not even ask.
+            self.__dict__["execute_command"] = telemetry.observing(self.execute_command)
 
     async def _start(self, nursery: trio.Nursery) -> None:
         """Connect; what runs in the background runs in the nursery."""

@@ -17,6 +17,7 @@ from .streams import Stream, open_stream
 
 if TYPE_CHECKING:
     import ssl as ssl_module
+    from collections.abc import Callable
 
     from .._core.config import Credentials, Endpoint
     from .._core.identity import Address
@@ -31,6 +32,8 @@ class Connection:
         self.address = address
         # What the server told of itself; set once by the handshake.
         self.greeting: Greeting | None = None
+        # Called once, when it is closed.
+        self.on_close: Callable[[], None] | None = None
         self._stream = stream
         self._decoder = decoder
         self._response_timeout = response_timeout
@@ -136,6 +139,9 @@ class Connection:
     async def aclose(self) -> None:
         """Close at once."""
         self._spent = True
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
         await self._stream.aclose()
 
     def _feed(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ the answers amount to is decided in `_core.topology`.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 from redis.exceptions import RedisError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from .._core.identity import Address, Role, ServerIdentity
     from .._core.topology_state import MasterState, TopologyState
-    from .topology import TopologyEvents
 
 __all__ = ["SentinelMonitor"]
 
@@ -59,6 +58,18 @@ class _Watch:
         self.scope = trio.CancelScope()
 
 
+class Subscriber(Protocol):
+    """Somebody who wants to hear what happens to the service. Neither method may wait."""
+
+    def put(self, events: list[TopologyEvent]) -> None:
+        """These have happened."""
+        ...
+
+    def end(self, state: TopologyState) -> None:
+        """The client is closing; this was the last state."""
+        ...
+
+
 class SentinelMonitor:
     """What the Sentinels of one service say, kept up to date while `run` is running."""
 
@@ -82,7 +93,7 @@ class SentinelMonitor:
         self.on_change: set[Callable[[], None]] = set()
         # What has happened to the service, and who wants to hear of it.
         self._chronicle = Chronicle()
-        self.subscribers: set[TopologyEvents] = set()
+        self.subscribers: set[Subscriber] = set()
         # Set, and replaced, whenever a Sentinel has answered or failed.
         self._heard = trio.Event()
         self._watches: dict[Address, _Watch] = {}
@@ -226,6 +237,7 @@ class SentinelMonitor:
             (sentinel_id,) = await asking.request(("SENTINEL", "MYID"))
             if isinstance(sentinel_id, bytes):
                 self._drop(self.topology.connected(watch.address, sentinel_id.decode("ascii", "replace")))
+            logger.debug("Sentinel %s: listening to it", watch.address)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear, watch, hearing, problem, nursery.cancel_scope)
                 nursery.start_soon(self._ask_on, watch, asking, problem, nursery.cancel_scope)
