@@ -12,6 +12,9 @@ from trio_sentinel_scan import RedisClient, SentinelClient
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
 
+AGAIN = "scan: the scan begins again at cursor 0, epoch 1:"
+
+
 def read(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """The lines so far, by logger, of this level or above."""
     found = [record for record in caplog.records if record.levelno >= level and record.name.startswith("trio_sentinel")]
@@ -35,8 +38,7 @@ async def test_a_failover_in_mid_scan(service: Service, caplog: pytest.LogCaptur
     assert read(caplog, logging.INFO) == [
         "sentinel: service mymaster: the master is 10.0.0.1:6379 (config epoch 0)",
         "sentinel: service mymaster: the master is 10.0.0.2:6379 (config epoch 1)",
-        "scan: the scan begins again at cursor 0, epoch 1: MASTER_CHANGE 10.0.0.1:6379 -> 10.0.0.2:6379 (it was on"
-        + f" {at_old})",
+        f"{AGAIN} MASTER_CHANGE 10.0.0.1:6379 -> 10.0.0.2:6379 (it was on {at_old})",
     ]
     everything = read(caplog, logging.DEBUG)
     assert "sentinel: Sentinel 10.0.1.1:26379: listening to it" in everything
@@ -59,8 +61,7 @@ async def test_a_restart_of_the_server_in_mid_scan(service: Service, caplog: pyt
         async for _ in pages:
             pass
     assert read(caplog, logging.INFO) == [
-        "scan: the scan begins again at cursor 0, epoch 1: another process answers at this address: the server was"
-        + f" restarted (it was on {old})"
+        f"{AGAIN} another process answers at this address: the server was restarted (it was on {old})"
     ]
 
 

@@ -16,13 +16,12 @@ Pure: answers, failures and the time come in, changes and questions come out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from .errors import MasterNotFound, NoSentinelReachable, ServiceUnknown
 from .identity import Address
+from .sentinel_records import Effect, SentinelRecord, Votes, ids_of, largest_circle
 from .sentinel_replies import Answer, MasterView, Peer
-from .topology_state import ReplicaState
 
 __all__ = ["Effect", "SentinelRecord", "Topology", "Votes"]
 
@@ -31,61 +30,6 @@ __all__ = ["Effect", "SentinelRecord", "Topology", "Votes"]
 REGRESSION_HOLD: Final = 4.0
 # How long the first choice waits for slower Sentinels that may know a newer epoch.
 FIRST_CHOICE_GRACE: Final = 0.5
-
-
-class Votes(NamedTuple):
-    """How the known Sentinels stand to one master, by their latest answers."""
-
-    known: int
-    agreeing: int
-    # Live Sentinels that name another address.
-    dissenting: int
-
-    @property
-    def is_majority(self) -> bool:
-        """Whether more than half of the known Sentinels agree."""
-        return 2 * self.agreeing > self.known
-
-
-@dataclass(slots=True)
-class SentinelRecord:
-    """What is known of one Sentinel."""
-
-    address: Address
-    configured: bool
-    # Its own id, by which two addresses of one Sentinel are seen to be one; None until it or a peer has told.
-    sentinel_id: str | None = None
-    # Its latest word; kept when it fails, but counted only while it is live.
-    said: MasterView | None = None
-    # Invariant: True exactly while its latest asking was answered.
-    live: bool = False
-    # What came of asking it, for people to read.
-    status: str = "not asked yet"
-    tried: bool = False
-    # When it was asked what it answered last: an answer vouches for nothing later than its question.
-    asked_at: float = float("-inf")
-    # The same, or when it failed, if that was later.
-    heard_at: float = float("-inf")
-    peers: frozenset[str] = frozenset()
-    # The replicas that it lists, and its master's process; of the same answer as `said`.
-    replicas: tuple[ReplicaState, ...] | None = None
-    master_run_id: str | None = None
-    # Invariant: True exactly while its latest asking failed by its refusing the username or password.
-    refused: bool = False
-
-
-@dataclass(slots=True)
-class Effect:
-    """What an answer brings about."""
-
-    # The view moved to another master (or the first one was found).
-    changed: bool = False
-    # Before it can move: ask this server for its role, and report by `role_confirmed`.
-    confirm: MasterView | None = None
-    # Sentinels heard of for the first time: to be watched too.
-    new_sentinels: list[Address] = field(default_factory=list[Address])
-    # Addresses that turned out to be other names of a Sentinel already watched: to be dropped.
-    redundant: list[Address] = field(default_factory=list[Address])
 
 
 class Topology:
@@ -319,7 +263,7 @@ class Topology:
 
     def _choose_first(self, now: float, effect: Effect) -> None:
         # The word of one that has failed since counts, too: an older one that comes later is no better for that.
-        speakers = self._largest_circle([record for record in self.records.values() if record.said is not None])
+        speakers = largest_circle([record for record in self.records.values() if record.said is not None])
         named = [record.said for record in speakers if record.said is not None]
         if not named:
             return
@@ -327,7 +271,7 @@ class Topology:
         best = max(named, key=lambda view: (view.config_epoch, named.count(view)))
         waited = self._first_answer_at is not None and now - self._first_answer_at >= FIRST_CHOICE_GRACE
         if self._has_majority(best) or self.everyone_tried or waited:
-            self._roster = _ids_of(speakers)
+            self._roster = ids_of(speakers)
             self._adopt(best, now, effect)
 
     def _adopt(self, view: MasterView, now: float, effect: Effect, *, reset: bool = False) -> None:
@@ -370,31 +314,13 @@ class Topology:
         live = [record for record in self.records.values() if record.live and record.sentinel_id is not None]
         members = [record for record in live if record.sentinel_id in self._roster]
         if members:
-            self._roster |= _ids_of(members)
+            self._roster |= ids_of(members)
             return
         # None of them is left. They may all have come back with new ids (their configuration was not kept).
-        circle = self._largest_circle(live)
+        circle = largest_circle(live)
         configured = sum(1 for record in self.records.values() if record.configured)
         if 2 * sum(1 for record in circle if record.configured) > configured:
-            self._roster = _ids_of(circle)
-
-    @staticmethod
-    def _largest_circle(records: list[SentinelRecord]) -> list[SentinelRecord]:
-        """The most of these records that belong together: who lists whom, or does not tell its id."""
-
-        def circle(of: SentinelRecord) -> list[SentinelRecord]:
-            return [
-                other
-                for other in records
-                if other is of
-                or other.sentinel_id is None
-                or of.sentinel_id is None
-                or other.sentinel_id in of.peers
-                or of.sentinel_id in other.peers
-            ]
-
-        circles = [circle(record) for record in records]
-        return max(circles, key=len) if circles else []
+            self._roster = ids_of(circle)
 
     def _learn(self, peers: Iterable[Peer], effect: Effect) -> None:
         known_ids = {other.sentinel_id for other in self.records.values()}
@@ -422,12 +348,3 @@ class Topology:
         electorate = self.electorate()
         without = [m for m in electorate if not isinstance(m, str) and m.live and sentinel_id not in m.peers]
         return 2 * len(without) > len(electorate)
-
-
-def _ids_of(records: Iterable[SentinelRecord]) -> set[str]:
-    ids: set[str] = set()
-    for record in records:
-        ids |= record.peers
-        if record.sentinel_id is not None:
-            ids.add(record.sentinel_id)
-    return ids
