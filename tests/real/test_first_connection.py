@@ -21,7 +21,7 @@ pytestmark = pytest.mark.trio
 
 
 async def refused(client: SentinelClient | RedisClient) -> SentinelScanError:
-    """The error with which the client is not opened; no task of it is left. (After the test, sockets are looked for.)"""
+    """The error with which the client is not opened. No task of it is left; after the test, sockets are looked for."""
     with trio.fail_after(HANG), pytest.raises(SentinelScanError) as caught:
         async with client:
             pytest.fail("it was opened")
