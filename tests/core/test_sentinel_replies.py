@@ -45,10 +45,14 @@ def read(replicas: object, **shown: str) -> Answer:
     return answer
 
 
+def listed(replicas: object) -> list[ReplicaState]:
+    return list(read(replicas).replicas or ())
+
+
 @pytest.mark.parametrize("shape", [flat, mapped])
 def test_a_list_of_replicas(shape: Callable[[dict[str, str]], Any]) -> None:
     other = {**REPLICA, "ip": "10.0.0.3", "flags": "slave,s_down,disconnected", "runid": "", "replica-announced": "0"}
-    one, two = read([shape(REPLICA), shape(other)]).replicas or ()
+    one, two = listed([shape(REPLICA), shape(other)])
     assert one == ReplicaState(
         Address("10.0.0.2", 6379), "abc", frozenset({"slave"}), "slave", "ok", 14844, 100, announced=True
     )
@@ -57,7 +61,7 @@ def test_a_list_of_replicas(shape: Callable[[dict[str, str]], Any]) -> None:
 
 
 def test_fields_that_an_older_server_does_not_have() -> None:
-    [replica] = read([flat({"ip": "10.0.0.2", "port": "6379", "runid": "abc"})]).replicas or ()
+    [replica] = listed([flat({"ip": "10.0.0.2", "port": "6379", "runid": "abc"})])
     assert (replica.announced, replica.offset, replica.priority, replica.link_status) == (True, None, None, "")
     assert replica.flags == frozenset()
 

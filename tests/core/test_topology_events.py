@@ -221,6 +221,14 @@ def test_what_is_no_replica_yet_is_not_told(told: Told, fields: dict[str, Any]) 
     assert told.replicas == [B, C]
 
 
+def test_without_that_guard_a_dead_master_would_be_told_as_a_replica(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To come and go with each failover."""
+    monkeypatch.setattr(ReplicaState, "is_up", property(lambda state: not state.is_down))
+    assert told.hear(S1, A, replica(B), replica(C), replica(D, run_id=None)) != []
+
+
 def test_one_that_nobody_lists_is_gone(told: Told) -> None:
     assert told.hear(S1, A, replica(B)) == told.hear(S2, A, replica(B)) == []
     assert told.hear(S3, A, replica(B)) == [ReplicaRemove(C, "unlisted", 1, told.now)]

@@ -28,6 +28,7 @@ from trio_sentinel_scan import (
     ServiceUnknown,
     connect,
 )
+from trio_sentinel_scan._core.topology import Topology
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -260,6 +261,15 @@ async def test_a_password_is_not_waited_for(network: Network) -> None:
         assert isinstance(error, NoSentinelReachable)
         assert "hunter2" not in str(error)
     assert trio.current_time() == 0
+
+
+async def test_without_that_guard_it_would_be_waited_for(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Topology, "is_refused", False)
+    service = Service(network)
+    for host in service.sentinels:
+        host.program.password = "secret"
+    await refused(network, SentinelClient(service.addresses, SERVICE, wait_ready=True, failover_timeout=30))
+    assert trio.current_time() >= 30
 
 
 async def test_nor_is_a_database_that_is_not_there(network: Network) -> None:

@@ -24,7 +24,6 @@ from tests.trio.fakes.sentinel import Monitored
 from trio_sentinel_scan import (
     Address,
     ClientClosed,
-    ConfigError,
     EventsMissed,
     MasterChange,
     MasterState,
@@ -305,13 +304,6 @@ async def test_outside_of_its_block_a_client_knows_of_nothing(
             use(client)
         async with client:
             use(client)
-
-
-@pytest.mark.parametrize("buffer", [0, -1, 1.5, "1", True, None])
-async def test_a_buffer_that_cannot_be(client: SentinelClient, buffer: Any) -> None:
-    with pytest.raises(ConfigError) as caught:
-        client.open_topology(buffer=buffer)
-    assert caught.value.argument == "buffer"
 
 
 # ---- one server -------------------------------------------------------------------------------------------------
