@@ -258,6 +258,17 @@ def test_a_master_that_comes_back_as_a_replica(told: Told) -> None:
     assert told.hear(S2, B, replica(C), replica(A, run_id="new")) == []
 
 
+def test_however_lately_we_have_met_what_it_was(told: Told) -> None:
+    """It was the master, and we were connected to it a moment ago: that says nothing of the process that is back."""
+    told.chronicle.met(A, RUN[A], told.now)
+    told.now += 3
+    told.hear_all(B, replica(C), replica(A, run_id=None), epoch=2)
+    told.now += 1
+    assert told.hear(S1, B, replica(C), replica(A, run_id="new")) == [ReplicaAdd(A, "new", 2, told.now)]
+    assert told.hear(S2, B, replica(C), replica(A, run_id="new")) == []
+    assert told.state.replicas[0].run_id == "new"
+
+
 # ---- Sentinels -------------------------------------------------------------------------------------------------
 
 

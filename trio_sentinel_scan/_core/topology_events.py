@@ -279,7 +279,7 @@ class Chronicle:
                 if run_id is None or run_id == before:
                     if before is not None:
                         words[key] = before
-                elif before is not None and now < self._met_at.get(address, -FIRST_HAND_HOLDS) + FIRST_HAND_HOLDS:
+                elif before is not None and self._has_just_met(address, now):
                     # Perhaps of before we met it: weighed when it can be told.
                     words[key] = before
                 else:
@@ -311,6 +311,11 @@ class Chronicle:
             return []
         role: Literal["master", "replica"] = "master" if address == self._master.address else "replica"
         return [ServerReboot(address, role, old, run_id, self._master.config_epoch, now)]
+
+    def _has_just_met(self, address: Address, now: float) -> bool:
+        # One that is not there any more was met before it went.
+        met_at = self._met_at.get(address)
+        return met_at is not None and self._is_there(address) and now < met_at + FIRST_HAND_HOLDS
 
     def _is_there(self, address: Address) -> bool:
         return address in self._replicas or (self._master is not None and self._master.address == address)
