@@ -115,7 +115,8 @@ def package(session: nox.Session) -> None:
 def minimums(session: nox.Session) -> None:
     """The quick tests with the oldest release of each dependency that pyproject.toml admits."""
     project = PYPROJECT["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["demo"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + extras["demo"] + extras["otel"]
     assert all(">=" in requirement for requirement in wanted), "each dependency has a floor, and this session takes it"
     session.install("-e.[demo]", *TESTS, *(requirement.replace(">=", "==") for requirement in wanted))
     session.run("pytest", "-m", SMOKE, *session.posargs)

@@ -32,6 +32,7 @@ from ._core.errors import (
     ServerUnavailable as ServerUnavailable,
     ServiceUnknown as ServiceUnknown,
     TooManyCommandsWaiting as TooManyCommandsWaiting,
+    TopologyUnavailable as TopologyUnavailable,
 )
 from ._core.identity import Address as Address, ServerIdentity as ServerIdentity
 from ._core.statistics import ClientStatistics as ClientStatistics
@@ -41,8 +42,25 @@ from ._core.summary import (
     ScanPage as ScanPage,
     ScanSummary as ScanSummary,
 )
+from ._core.topology_events import (
+    EventsMissed as EventsMissed,
+    MasterChange as MasterChange,
+    ReplicaAdd as ReplicaAdd,
+    ReplicaRemove as ReplicaRemove,
+    SentinelAdd as SentinelAdd,
+    SentinelRemove as SentinelRemove,
+    ServerReboot as ServerReboot,
+    TopologyEvent as TopologyEvent,
+)
+from ._core.topology_state import (
+    MasterState as MasterState,
+    ReplicaState as ReplicaState,
+    SentinelState as SentinelState,
+    TopologyState as TopologyState,
+)
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
 from ._trio.scan import ScanPages as ScanPages
+from ._trio.topology import TopologyEvents as TopologyEvents
 from ._version import __version__ as __version__
 
 

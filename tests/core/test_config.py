@@ -183,6 +183,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
     assert [settings(protocol=protocol).protocol for protocol in (None, 2, 3)] == [None, 2, 3]
     assert (settings().retry_writes, settings().max_waiting) == (False, 10_000)
     assert (settings(retry_writes=True).retry_writes, settings(max_waiting=1).max_waiting) == (True, 1)
+    assert [settings().wait_ready, settings(wait_ready=True).wait_ready] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
         ("protocol", [1, 4, "3", True, 3.0, [2]]),
         ("retry_writes", [1, None, "yes"]),
         ("max_waiting", [0, -1, True, None, "10", 1.5]),
+        ("wait_ready", [None, 1, "yes"]),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(argument: str, values: list[object]) -> None:

@@ -11,17 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from trio_sentinel_scan._core import topology as core
 from trio_sentinel_scan._core.errors import MasterNotFound, NoSentinelReachable, ServiceUnknown
 from trio_sentinel_scan._core.identity import Address
-from trio_sentinel_scan._core.topology import (
+from trio_sentinel_scan._core.sentinel_replies import (
+    CHANNELS,
     Answer,
-    Effect,
     Hint,
     MasterView,
     Peer,
-    Topology,
-    Votes,
     read_answer,
     read_event,
 )
+from trio_sentinel_scan._core.topology import Effect, Topology, Votes
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 
 S1, S2, S3, S4, S5 = (Address(f"10.0.1.{number}", 26379) for number in range(1, 6))
@@ -604,6 +603,21 @@ def test_sentinels_that_do_not_know_the_service_are_another_error() -> None:
     assert "does not know the service 'mymaster'" in error.sentinels["10.0.1.1:26379"]
 
 
+def test_a_password_that_all_refuse_is_nothing_to_wait_for() -> None:
+    """One that answers all the same gives hope; one that is away beside it gives none."""
+    client = Client()
+    client.lose(S2)
+    client.lose(S3)
+    assert not client.topology.is_refused
+    client.topology.failed(S1, "refused the username or password", 0.0, refused=True)
+    assert client.topology.is_refused
+    client.hear(S2, None)
+    assert not client.topology.is_refused
+    client.lose(S2)
+    client.lose(S1)
+    assert not client.topology.is_refused
+
+
 def test_sentinels_that_name_a_master_which_is_none_are_a_third() -> None:
     """What each said is in it."""
     client = Client()
@@ -631,6 +645,12 @@ EVENTS = [
     ("-monitor", "master mymaster 10.0.0.1 6379"),
     ("+reset-master", "master mymaster 10.0.0.1 6379"),
     ("+sentinel", "sentinel 0123abcd 10.0.1.2 26379 @ mymaster 10.0.0.1 6379"),
+    ("-dup-sentinel", "master mymaster 10.0.0.1 6379 #duplicate of 10.0.1.2:26379 or 0123abcd"),
+    ("+sentinel-address-switch", "master mymaster 10.0.0.1 6379 ip 10.0.1.4 port 26379 for 0123abcd"),
+    ("+slave", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"),
+    ("+sdown", "slave 10.0.0.2:6379 10.0.0.2 6379 @ mymaster 10.0.0.1 6379"),
+    ("+sdown", "master mymaster 10.0.0.1 6379"),
+    ("-sdown", "sentinel 0123abcd 10.0.1.2 26379 @ mymaster 10.0.0.1 6379"),
 ]
 
 
@@ -644,7 +664,7 @@ def test_an_event_of_our_service_is_a_hint(channel: str, payload: str) -> None:
 
 def test_every_channel_is_tried() -> None:
     """A channel that is added is added to the events above."""
-    assert {channel for channel, _ in EVENTS} == set(core.CHANNELS)
+    assert {channel for channel, _ in EVENTS} == set(CHANNELS)
 
 
 @pytest.mark.parametrize(

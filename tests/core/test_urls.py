@@ -69,6 +69,7 @@ LOCAL = Address("localhost", 6379)
             None,
             {"retry_writes": True, "max_waiting": 5},
         ),
+        ("redis://localhost?wait_ready=yes", "redis", [LOCAL], None, {"wait_ready": True}),
         ("unix:///run/redis.sock", "redis", [Address("/run/redis.sock", 0)], None, {}),
         (
             "unix://user:pw@/run/my%20redis.sock?db=2",

@@ -17,7 +17,14 @@ import trio
 import trio.testing
 
 from tests.trio.fakes import CancelAtStep, Error, Network, Reply, Service, on_mock_time, settled, sweep, tasks_below
-from trio_sentinel_scan import CommandOutcomeUnknown, RedisClient, ScanInterrupted, SentinelClient
+from trio_sentinel_scan import (
+    CommandOutcomeUnknown,
+    MasterChange,
+    RedisClient,
+    ReplicaRemove,
+    ScanInterrupted,
+    SentinelClient,
+)
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -101,7 +108,36 @@ async def a_scan_that_fails(service: Service) -> None:
         await client.ping()
 
 
-SCENARIOS = [failover_in_mid_scan, trouble_in_mid_scan, slow_servers, two_consumers, a_scan_that_fails]
+async def servers_that_come_up_later(service: Service) -> None:
+    """A client that waits for them, and a reader of what happens then."""
+    for host in service.hosts:
+        host.vanish()
+
+    async def bring_up() -> None:
+        await trio.sleep(3)
+        for host in service.hosts:
+            host.resume()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bring_up)
+        async with (
+            SentinelClient(service.addresses, "mymaster", wait_ready=True) as client,
+            client.open_topology() as events,
+        ):
+            service.fail_over()
+            assert isinstance(await events.receive(), MasterChange)
+            assert isinstance(await events.receive(), ReplicaRemove)
+            await client.ping()
+
+
+SCENARIOS = [
+    failover_in_mid_scan,
+    trouble_in_mid_scan,
+    slow_servers,
+    two_consumers,
+    a_scan_that_fails,
+    servers_that_come_up_later,
+]
 
 
 # ---- the machinery ----------------------------------------------------------------------------------------------

@@ -42,9 +42,17 @@ def test_an_option_that_no_client_has() -> None:
         ({"sentinel_ssl": 7}, "sentinel_ssl"),
         ({"db": -1}, "db"),
         ({"response_timeout": 0}, "response_timeout"),
+        ({"wait_ready": "yes"}, "wait_ready"),
     ],
 )
 def test_an_argument_at_fault_is_named(options: dict[str, Any], argument: str) -> None:
     with pytest.raises(ConfigError) as caught:
         SentinelClient(**{"sentinels": [("10.0.1.1", 26379)], "service": SERVICE, **options})
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize("buffer", [0, -1, 1.5, "1", True, None])
+def test_a_buffer_of_events_that_cannot_be(buffer: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SentinelClient([("10.0.1.1", 26379)], SERVICE).open_topology(buffer=buffer)
+    assert caught.value.argument == "buffer"

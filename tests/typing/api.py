@@ -2,6 +2,52 @@
 
 from __future__ import annotations
 
+from typing import assert_never, assert_type
+
 import trio_sentinel_scan
+from trio_sentinel_scan import (
+    Address,
+    EventsMissed,
+    MasterChange,
+    MasterState,
+    RedisClient,
+    ReplicaAdd,
+    ReplicaRemove,
+    ReplicaState,
+    SentinelAdd,
+    SentinelClient,
+    SentinelRemove,
+    ServerIdentity,
+    ServerReboot,
+    TopologyState,
+)
 
 version: str = trio_sentinel_scan.__version__
+
+
+async def what_happens_to_a_service(client: SentinelClient) -> None:
+    """Each item has a type of its own, and none is left when all are named."""
+    assert_type(client.master, MasterState)
+    assert_type(client.master.identity, ServerIdentity)
+    async with client.open_topology(buffer=8) as events:
+        assert_type(events.state, TopologyState)
+        assert_type(events.state.replicas, tuple[ReplicaState, ...])
+        async for event in events:
+            match event:
+                case MasterChange(old=old, new=new):
+                    assert_type((old, new), tuple[Address, Address])
+                case ReplicaAdd() | ReplicaRemove():
+                    assert_type(event.config_epoch, int)
+                case SentinelAdd() | SentinelRemove():
+                    assert_type(event.sentinel_id, str)
+                case ServerReboot():
+                    assert_type(event.new_run_id, str)
+                case EventsMissed():
+                    assert_type(event.state, TopologyState)
+                case _:
+                    assert_never(event)
+
+
+def one_server(client: RedisClient) -> None:
+    """It has a process, and no topology."""
+    assert_type(client.server, ServerIdentity)

@@ -78,6 +78,8 @@ class ClientSettings:
     # Whether a write whose outcome is unknown is sent again, and how many commands may wait at once.
     retry_writes: bool = False
     max_waiting: int = MAX_WAITING
+    # Whether a client may be opened before its servers are up.
+    wait_ready: bool = False
 
 
 def checked_address(value: object, argument: str, *, default_port: int = DATA_PORT) -> Address:
@@ -185,6 +187,7 @@ def checked_settings(
     protocol: object,
     retry_writes: object = False,
     max_waiting: object = MAX_WAITING,
+    wait_ready: object = False,
 ) -> ClientSettings:
     """What all clients share, each checked."""
     if isinstance(db, bool) or not isinstance(db, int) or db < 0:
@@ -213,6 +216,8 @@ def checked_settings(
         raise ConfigError("retry_writes", "must be True or False")
     if isinstance(max_waiting, bool) or not isinstance(max_waiting, int) or max_waiting < 1:
         raise ConfigError("max_waiting", "must be a whole number from 1")
+    if not isinstance(wait_ready, bool):
+        raise ConfigError("wait_ready", "must be True or False")
     return ClientSettings(
         endpoint=Endpoint(credentials, ssl, db, client_name),
         response_timeout=checked_duration(response_timeout, "response_timeout"),
@@ -223,6 +228,7 @@ def checked_settings(
         protocol=protocol,
         retry_writes=retry_writes,
         max_waiting=max_waiting,
+        wait_ready=wait_ready,
     )
 
 

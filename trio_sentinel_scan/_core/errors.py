@@ -41,6 +41,7 @@ __all__ = [
     "ServerUnavailable",
     "ServiceUnknown",
     "TooManyCommandsWaiting",
+    "TopologyUnavailable",
 ]
 
 
@@ -76,6 +77,10 @@ class ClientClosed(SentinelScanError):
 
 class CommandNotShareable(SentinelScanError):
     """A command that changes or depends on a connection's state was sent to the connection that all tasks share."""
+
+
+class TopologyUnavailable(SentinelScanError):
+    """Topology events were asked of a client that has no Sentinels to tell of them."""
 
 
 # ---- The world broke it ----------------------------------------------------------------------------------------

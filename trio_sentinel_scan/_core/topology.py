@@ -16,91 +16,20 @@ Pure: answers, failures and the time come in, changes and questions come out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from .errors import MasterNotFound, NoSentinelReachable, ServiceUnknown
 from .identity import Address
-from .replies import as_fields, as_list, as_text
+from .sentinel_records import Effect, SentinelRecord, Votes, ids_of, largest_circle
+from .sentinel_replies import Answer, MasterView, Peer
 
-__all__ = ["Hint", "MasterView", "Peer", "Topology", "Votes", "read_answer", "read_event"]
+__all__ = ["Effect", "SentinelRecord", "Topology", "Votes"]
 
 # How long a majority must go on naming an older epoch than ours before it can be believed: followers of a failover
 # hear of it from the leader within two seconds (the hello period), and until then they honestly name the old master.
 REGRESSION_HOLD: Final = 4.0
 # How long the first choice waits for slower Sentinels that may know a newer epoch.
 FIRST_CHOICE_GRACE: Final = 0.5
-
-
-class MasterView(NamedTuple):
-    """Who the master is (as the Sentinels announce it), and the config epoch under which it became that."""
-
-    address: Address
-    config_epoch: int
-
-
-class Peer(NamedTuple):
-    """One Sentinel as another one lists it."""
-
-    address: Address
-    sentinel_id: str
-
-
-class Votes(NamedTuple):
-    """How the known Sentinels stand to one master, by their latest answers."""
-
-    known: int
-    agreeing: int
-    # Live Sentinels that name another address.
-    dissenting: int
-
-    @property
-    def is_majority(self) -> bool:
-        """Whether more than half of the known Sentinels agree."""
-        return 2 * self.agreeing > self.known
-
-
-class Answer(NamedTuple):
-    """One Sentinel's reply to one asking: `master` is None where it does not know the service."""
-
-    master: MasterView | None
-    peers: tuple[Peer, ...]
-
-
-@dataclass(slots=True)
-class SentinelRecord:
-    """What is known of one Sentinel."""
-
-    address: Address
-    configured: bool
-    # Its own id, by which two addresses of one Sentinel are seen to be one; None until it or a peer has told.
-    sentinel_id: str | None = None
-    # Its latest word; kept when it fails, but counted only while it is live.
-    said: MasterView | None = None
-    # Invariant: True exactly while its latest asking was answered.
-    live: bool = False
-    # What came of asking it, for people to read.
-    status: str = "not asked yet"
-    tried: bool = False
-    # When it was asked what it answered last: an answer vouches for nothing later than its question.
-    asked_at: float = float("-inf")
-    # The same, or when it failed, if that was later.
-    heard_at: float = float("-inf")
-    peers: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class Effect:
-    """What an answer brings about."""
-
-    # The view moved to another master (or the first one was found).
-    changed: bool = False
-    # Before it can move: ask this server for its role, and report by `role_confirmed`.
-    confirm: MasterView | None = None
-    # Sentinels heard of for the first time: to be watched too.
-    new_sentinels: list[Address] = field(default_factory=list[Address])
-    # Addresses that turned out to be other names of a Sentinel already watched: to be dropped.
-    redundant: list[Address] = field(default_factory=list[Address])
 
 
 class Topology:
@@ -150,8 +79,10 @@ class Topology:
             return effect
         before = record.said
         record.live = record.tried = True
+        record.refused = False
         record.asked_at = record.heard_at = now if asked_at is None else asked_at
         record.peers = frozenset(peer.sentinel_id for peer in answer.peers)
+        record.replicas, record.master_run_id = answer.replicas, answer.run_id
         self._enrol()
         if self._counts(record):
             self._learn(answer.peers, effect)
@@ -169,13 +100,14 @@ class Topology:
             record.status += ", but no Sentinel of this service lists it"
         return effect
 
-    def failed(self, sentinel: Address, problem: str, now: float) -> Effect:
-        """A Sentinel could not be asked; `problem` says why in words."""
+    def failed(self, sentinel: Address, problem: str, now: float, *, refused: bool = False) -> Effect:
+        """A Sentinel could not be asked; `problem` says why in words, `refused` whether it is the password."""
         effect = Effect()
         record = self.records.get(sentinel)
         if record is not None:
             record.live = False
             record.tried = True
+            record.refused = refused
             record.heard_at = now
             record.status = problem
             self._forget_if_gone(record, effect)
@@ -207,6 +139,24 @@ class Topology:
     def everyone_tried(self) -> bool:
         """Whether each known Sentinel has answered or failed at least once."""
         return all(record.tried for record in self.records.values())
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether some Sentinel refuses the username or password, and none answers: waiting will not mend it."""
+        records = self.records.values()
+        return any(record.refused for record in records) and not any(record.live for record in records)
+
+    def counting(self) -> list[SentinelRecord]:
+        """The records of the service's own Sentinels."""
+        return [record for record in self.records.values() if self._counts(record)]
+
+    def members(self) -> dict[str, SentinelRecord]:
+        """The service's Sentinels by their ids: those that answer, and those that were not taken off the lists."""
+        return {
+            record.sentinel_id: record
+            for record in self.counting()
+            if record.sentinel_id is not None and (record.live or not self._is_off_the_lists(record.sentinel_id))
+        }
 
     def electorate(self) -> list[SentinelRecord | str]:
         """The Sentinels that count for a majority, each once.
@@ -313,7 +263,7 @@ class Topology:
 
     def _choose_first(self, now: float, effect: Effect) -> None:
         # The word of one that has failed since counts, too: an older one that comes later is no better for that.
-        speakers = self._largest_circle([record for record in self.records.values() if record.said is not None])
+        speakers = largest_circle([record for record in self.records.values() if record.said is not None])
         named = [record.said for record in speakers if record.said is not None]
         if not named:
             return
@@ -321,7 +271,7 @@ class Topology:
         best = max(named, key=lambda view: (view.config_epoch, named.count(view)))
         waited = self._first_answer_at is not None and now - self._first_answer_at >= FIRST_CHOICE_GRACE
         if self._has_majority(best) or self.everyone_tried or waited:
-            self._roster = _ids_of(speakers)
+            self._roster = ids_of(speakers)
             self._adopt(best, now, effect)
 
     def _adopt(self, view: MasterView, now: float, effect: Effect, *, reset: bool = False) -> None:
@@ -364,31 +314,13 @@ class Topology:
         live = [record for record in self.records.values() if record.live and record.sentinel_id is not None]
         members = [record for record in live if record.sentinel_id in self._roster]
         if members:
-            self._roster |= _ids_of(members)
+            self._roster |= ids_of(members)
             return
         # None of them is left. They may all have come back with new ids (their configuration was not kept).
-        circle = self._largest_circle(live)
+        circle = largest_circle(live)
         configured = sum(1 for record in self.records.values() if record.configured)
         if 2 * sum(1 for record in circle if record.configured) > configured:
-            self._roster = _ids_of(circle)
-
-    @staticmethod
-    def _largest_circle(records: list[SentinelRecord]) -> list[SentinelRecord]:
-        """The most of these records that belong together: who lists whom, or does not tell its id."""
-
-        def circle(of: SentinelRecord) -> list[SentinelRecord]:
-            return [
-                other
-                for other in records
-                if other is of
-                or other.sentinel_id is None
-                or of.sentinel_id is None
-                or other.sentinel_id in of.peers
-                or of.sentinel_id in other.peers
-            ]
-
-        circles = [circle(record) for record in records]
-        return max(circles, key=len) if circles else []
+            self._roster = ids_of(circle)
 
     def _learn(self, peers: Iterable[Peer], effect: Effect) -> None:
         known_ids = {other.sentinel_id for other in self.records.values()}
@@ -408,88 +340,11 @@ class Topology:
 
         Most of all, and not of those in reach: a minority that was reset must not become all that there is.
         """
-        if record.configured or record.sentinel_id is None:
-            return
-        electorate = self.electorate()
-        without = [m for m in electorate if not isinstance(m, str) and m.live and record.sentinel_id not in m.peers]
-        if 2 * len(without) > len(electorate):
+        if not record.configured and record.sentinel_id is not None and self._is_off_the_lists(record.sentinel_id):
             del self.records[record.address]
             effect.redundant.append(record.address)
 
-
-def _ids_of(records: Iterable[SentinelRecord]) -> set[str]:
-    ids: set[str] = set()
-    for record in records:
-        ids |= record.peers
-        if record.sentinel_id is not None:
-            ids.add(record.sentinel_id)
-    return ids
-
-
-# ---- reading what a Sentinel sends -----------------------------------------------------------------------------
-
-
-class Hint(NamedTuple):
-    """A message of a Sentinel that makes it worth asking what is the case now."""
-
-    channel: str
-    text: str
-
-
-# Channels that tell of a change of masters, or that one may be near; none of them is believed, each makes us look.
-CHANNELS: Final = (
-    "+switch-master",
-    "+promoted-slave",
-    "+config-update-from",
-    "+failover-end",
-    "+failover-end-for-timeout",
-    "+convert-to-slave",
-    "+reboot",
-    "+monitor",
-    "-monitor",
-    "+reset-master",
-    "+sentinel",
-)
-
-
-def read_event(channel: bytes, payload: bytes, service: str) -> Hint | None:
-    """A Pub/Sub message of a Sentinel as a hint, or None if it speaks of another service or makes no sense."""
-    name = channel.decode("utf-8", "replace")
-    words = payload.decode("utf-8", "replace").split(" ")
-    if name not in CHANNELS:
-        return None
-    if name == "+switch-master":
-        mine = len(words) == 5 and words[0] == service
-    elif "@" in words:
-        at = words.index("@")
-        mine = len(words) > at + 1 and words[at + 1] == service
-    else:
-        mine = len(words) > 1 and words[1] == service
-    return Hint(name, " ".join(words)) if mine else None
-
-
-def read_answer(before: object, address: object, after: object, sentinels: object) -> Answer | None:
-    """The replies to MASTER, GET-MASTER-ADDR-BY-NAME, MASTER and SENTINELS, asked in this order in one pipeline.
-
-    None if the epoch moved between the first and the third: the address between them belongs to neither for
-    certain, and the Sentinel must be asked again. (MASTER's own address is not used: in mid-failover the leader
-    shows the old one there under the new epoch.) Raises ValueError or KeyError on a reply that makes no
-    sense.
-    """
-    if address is None or isinstance(address, Exception):
-        return Answer(None, ())
-    if isinstance(before, Exception) or isinstance(after, Exception):
-        # The service vanished between two of the commands.
-        return None
-    epoch = int(as_fields(before)["config-epoch"])
-    if epoch != int(as_fields(after)["config-epoch"]):
-        return None
-    pair = as_list(address)
-    if pair is None or len(pair) != 2:
-        raise ValueError("an address that is not a pair")
-    peers: list[Peer] = []
-    for entry in as_list(sentinels) or []:
-        fields = as_fields(entry)
-        if fields.get("runid") and fields.get("ip"):
-            peers.append(Peer(Address(fields["ip"], int(fields["port"])), fields["runid"]))
-    return Answer(MasterView(Address(as_text(pair[0]), int(pair[1])), epoch), tuple(peers))
+    def _is_off_the_lists(self, sentinel_id: str) -> bool:
+        electorate = self.electorate()
+        without = [m for m in electorate if not isinstance(m, str) and m.live and sentinel_id not in m.peers]
+        return 2 * len(without) > len(electorate)

@@ -65,6 +65,7 @@ _OPTIONS: Final = {
     "protocol": _protocol,
     "retry_writes": _boolean,
     "max_waiting": int,
+    "wait_ready": _boolean,
 }
 _SENTINEL_OPTIONS: Final = {"sentinel_username": str, "sentinel_password": str, "sentinel_tls": _boolean}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
 
 import trio
 from redis._parsers.encoders import Encoder
@@ -21,19 +21,20 @@ from .._core.cursor_home import CursorHome
 from .._core.errors import (
     ClientClosed,
     ConfigError,
-    MasterNotFound,
-    ResponseTimeout,
-    ServerConnectionError,
+    TopologyUnavailable,
 )
 from .._core.scan_options import checked_scan_options
 from .._core.statistics import ClientStatistics
 from .._core.urls import parse_url
+from .first_connection import connect_to_server, connect_to_service
 from .nurseries import open_service_nursery
 from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
-from .shared import RETRY_PERIOD, SharedConnection
+from .shared import SharedConnection
 from .sources import SentinelService, SingleServer
+from .telemetry import find_telemetry
 from .tls import checked_ssl
+from .topology import TopologyEvents, checked_buffer, open_topology
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
     from redis.credentials import CredentialProvider
 
-    from .._core.identity import Address
+    from .._core.identity import Address, ServerIdentity
+    from .._core.topology_state import MasterState
 
 __all__ = ["RedisClient", "SentinelClient", "connect"]
 
@@ -52,8 +54,6 @@ _HOME: Final = "_cursor_home"
 DEFAULT_RESPONSE_TIMEOUT: Final = 5.0
 # Sentinel's own default takes half a minute to call a master down, and then elects another one.
 DEFAULT_FAILOVER_TIMEOUT: Final = 60.0
-# Seconds that entering a SentinelClient goes on trying a master that is named and does not answer as one.
-FIRST_PATIENCE: Final = 3.0
 
 
 class _Client(AsyncCoreCommands):
@@ -82,7 +82,7 @@ class _Client(AsyncCoreCommands):
         self._resp2_callbacks = _callbacks(2)
 
     async def __aenter__(self) -> Self:
-        """Connect. Raises what stands in the way, at once or within seconds."""
+        """Connect. Raises what stands in the way, at once or within seconds (with `wait_ready`: see there)."""
         if self._run is not None:
             msg = f"{type(self).__name__} is open already: one client, one async with block"
             raise ClientClosed(msg)
@@ -106,14 +106,25 @@ class _Client(AsyncCoreCommands):
     async def _running(self) -> AsyncGenerator[None]:
         async with open_service_nursery() as nursery:
             try:
+                self._observe()
                 self._shared.start(nursery)
                 await self._start(nursery)
                 yield
             finally:
+                self._source.stop()
+                self.__dict__.pop("execute_command", None)
                 await self._shared.aclose()
 
-    async def _start(self, nursery: trio.Nursery) -> None:  # noqa: ARG002 (for those with background tasks)
-        await self._shared.open()
+    def _observe(self) -> None:
+        telemetry = find_telemetry(db=self._settings.endpoint.db, where=lambda: self._source.target.address)
+        self._source.observe(telemetry)
+        if telemetry is not None:
+            # Only then does a command take a way round: without it, it does not even ask.
+            self.__dict__["execute_command"] = telemetry.observing(self.execute_command)
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        """Connect; what runs in the background runs in the nursery."""
+        raise NotImplementedError
 
     def open_scan(
         self,
@@ -318,6 +329,7 @@ class RedisClient(_Client):
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
+        wait_ready: bool = False,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -330,6 +342,7 @@ class RedisClient(_Client):
           it such a write raises `CommandOutcomeUnknown`.
         - `max_waiting`: how many commands may wait for a server or a reply at once; one more raises
           `TooManyCommandsWaiting`.
+        - `wait_ready`: entering the block waits, up to `failover_timeout`, for servers that are not up yet.
         """
         self._address: Address = config.checked_address(address, "address")
         settings = config.checked_settings(
@@ -345,8 +358,23 @@ class RedisClient(_Client):
             encoding=encoding,
             encoding_errors=encoding_errors,
             protocol=protocol,
+            wait_ready=wait_ready,
         )
-        super().__init__(SingleServer(settings, self._address))
+        self._server_source = SingleServer(settings, self._address)
+        super().__init__(self._server_source)
+
+    async def _start(self, nursery: trio.Nursery) -> None:  # noqa: ARG002 (no background tasks)
+        await connect_to_server(self._server_source, self._shared.open)
+
+    @property
+    def server(self) -> ServerIdentity:
+        """The server: its address, and the process that the latest connection found there (`run_id` None: unknown)."""
+        return self._server_source.identity
+
+    def open_topology(self, *, buffer: int = 64) -> NoReturn:
+        """Topology is what Sentinels tell, and this client has none: raises TopologyUnavailable."""
+        checked_buffer(buffer)
+        raise TopologyUnavailable("a RedisClient has no Sentinels to tell of a topology: use a SentinelClient")
 
     def __repr__(self) -> str:
         return f"<RedisClient of {self._address}{'' if self._run else ', not open'}>"
@@ -382,6 +410,7 @@ class SentinelClient(_Client):
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
+        wait_ready: bool = False,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -409,6 +438,7 @@ class SentinelClient(_Client):
             encoding=encoding,
             encoding_errors=encoding_errors,
             protocol=protocol,
+            wait_ready=wait_ready,
         )
         sentinel_endpoint = config.Endpoint(
             config.checked_credentials(sentinel_username, sentinel_password, sentinel_credential_provider, "sentinel_"),
@@ -422,32 +452,34 @@ class SentinelClient(_Client):
             address_map=address_map,
             response_timeout=settings.response_timeout,
         )
-        super().__init__(SentinelService(settings, self._monitor))
+        self._service_source = SentinelService(settings, self._monitor)
+        super().__init__(self._service_source)
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        """Find the master and connect to it; say why if it cannot be done."""
         self._monitor.start(nursery)
-        target = await self._monitor.first_target()
-        give_up_at = trio.current_time() + min(FIRST_PATIENCE, self._settings.failover_timeout)
-        problem: Exception = ServerConnectionError(f"{target.address} did not take a connection")
-        while trio.current_time() < give_up_at:
-            try:
-                with trio.move_on_at(give_up_at):
-                    await self._shared.open()
-                    return
-            except (ServerConnectionError, ResponseTimeout) as error:
-                problem = error
-            await trio.sleep(RETRY_PERIOD)
-        raise self._no_master(problem) from problem
+        await connect_to_service(self._service_source, self._shared.open)
 
-    def _no_master(self, problem: Exception) -> MasterNotFound:
-        said = dict(self._monitor.describe())
-        lines = "".join(f"\n  {address}: {status}" for address, status in said.items())
-        return MasterNotFound(
-            f"the master that the Sentinels of service {self._service!r} name cannot be used: {problem};"
-            f" if they announce addresses that cannot be reached from here, see address_map:{lines}",
-            said,
-        )
+    def open_topology(self, *, buffer: int = 64) -> AbstractAsyncContextManager[TopologyEvents]:
+        """Hear of what happens to the service::
+
+            async with client.open_topology() as events:
+                print(events.state)
+                async for event in events: ...
+
+        Items are `MasterChange`, `ReplicaAdd`, `ReplicaRemove`, `SentinelAdd`, `SentinelRemove`, `ServerReboot`: one
+        for each change, however many Sentinels tell of it. `buffer` is how many may wait for the reader; when there
+        are more, it gets one `EventsMissed` for all of them, with their number and the state that they led to.
+        Raises ConfigError for an argument that cannot be, ClientClosed.
+        """
+        limit = checked_buffer(buffer)
+        self._check_open()
+        return open_topology(self._monitor, limit)
+
+    @property
+    def master(self) -> MasterState:
+        """The master that this client follows now: address, config epoch, process. Raises ClientClosed."""
+        self._check_open()
+        return self._monitor.state.master
 
     def __repr__(self) -> str:
         target = self._monitor.target

@@ -17,6 +17,7 @@ from .streams import Stream, open_stream
 
 if TYPE_CHECKING:
     import ssl as ssl_module
+    from collections.abc import Callable
 
     from .._core.config import Credentials, Endpoint
     from .._core.identity import Address
@@ -31,6 +32,8 @@ class Connection:
         self.address = address
         # What the server told of itself; set once by the handshake.
         self.greeting: Greeting | None = None
+        # Called once, when it is closed.
+        self.on_close: Callable[[], None] | None = None
         self._stream = stream
         self._decoder = decoder
         self._response_timeout = response_timeout
@@ -134,7 +137,7 @@ class Connection:
         self._decoder = Decoder(encoding, errors)
 
     def hand_over(self) -> tuple[Stream, Decoder]:
-        """Its stream and decoder, to somebody who goes on with them instead; this object is spent then."""
+        """Its stream and decoder, to somebody who goes on with them instead, and calls `note_closed` at their end."""
         assert self.usable
         self._spent = True
         return self._stream, self._decoder
@@ -142,7 +145,14 @@ class Connection:
     async def aclose(self) -> None:
         """Close at once."""
         self._spent = True
+        self.note_closed()
         await self._stream.aclose()
+
+    def note_closed(self) -> None:
+        """It is closed: whoever wants to know is told, once."""
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
 
     def _feed(self, data: bytes) -> None:
         opening, self._opening = self._opening, False

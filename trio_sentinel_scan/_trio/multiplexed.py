@@ -59,6 +59,7 @@ class MultiplexedConnection:
         self.greeting: Greeting = connection.greeting
         self.address: Address = connection.address
         self._stream, decoder = connection.hand_over()
+        self._note_closed = connection.note_closed
         self._in_flight = InFlight(decoder)
         self._response_timeout = response_timeout
         self._max_in_flight = max_in_flight
@@ -164,6 +165,7 @@ class MultiplexedConnection:
         self._ended = True
         self._take_what_has_come()
         self._stream.close()
+        self._note_closed()
         for request in self._in_flight.fail(error):
             if request.waiter is not None:
                 request.waiter.wake()

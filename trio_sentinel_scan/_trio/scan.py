@@ -7,6 +7,7 @@ the memory channel never does.
 
 from __future__ import annotations
 
+import logging
 import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
     from .._core.scan_options import ScanOptions
     from .._core.topology import Votes
     from .connection import Connection
+    from .telemetry import Telemetry
 
 __all__ = ["ScanPages", "ScanSource", "open_scan"]
+
+logger = logging.getLogger("trio_sentinel_scan.scan")
 
 
 class ScanSource(Protocol):
@@ -48,6 +52,8 @@ class ScanSource(Protocol):
     failover_timeout: float
     # Callbacks for whenever `target` has moved.
     on_change: set[Callable[[], None]]
+    # Who is told of scans; None for nobody.
+    telemetry: Telemetry | None
 
     @property
     def target(self) -> steps.Target:
@@ -92,6 +98,9 @@ class Scan:
         # Set, and replaced, when a page was taken.
         self._taken = trio.Event()
         self._view_moved = trio.Event()
+        # What the log and OpenTelemetry have been told of.
+        self._told_epoch = 0
+        self._telemetry = None if source.telemetry is None else source.telemetry.scan()
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
@@ -109,6 +118,38 @@ class Scan:
         """If the Sentinels name another master now: void what is under way, and abort the wait on the old one."""
         if self.plan.master_changed(self._source.target, trio.current_time()) and self._abort is not None:
             self._abort.cancel(reason=f"MASTER_CHANGE: the master is {self._source.target.address}")
+        self._tell_restarts()
+
+    def _tell_restarts(self) -> None:
+        if self.plan.epoch == self._told_epoch:
+            return
+        for restart in self.plan.summary(trio.current_time()).restarts[self._told_epoch :]:
+            logger.info(
+                "the scan begins again at cursor 0, epoch %d: %s (it was on %s)",
+                restart.epoch,
+                restart.reason,
+                restart.old_server or "no server yet",
+            )
+            if self._telemetry is not None:
+                self._telemetry.restarted(restart)
+        self._told_epoch = self.plan.epoch
+
+    def closed(self) -> None:
+        """The block was left; the account is closed."""
+        now = trio.current_time()
+        self.plan.closed(now)
+        self._tell_restarts()
+        summary = self.plan.summary(now)
+        logger.debug(
+            "the scan %s after %d keys in %.3f s, epoch %d%s",
+            "is complete" if summary.complete else "ended early",
+            summary.keys,
+            summary.elapsed,
+            summary.epoch,
+            "" if self.plan.error is None else f" ({type(self.plan.error).__name__})",
+        )
+        if self._telemetry is not None:
+            self._telemetry.ended(summary, self.plan.error)
 
     # ---- the listener -------------------------------------------------------------------------------------------
 
@@ -176,6 +217,7 @@ class Scan:
         if self.plan.suspects_failover:
             self.plan.suspects_failover = False
             self._source.look_again()
+        self._tell_restarts()
         await self._disconnect_if_lost()
 
     async def _disconnect_if_lost(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
@@ -334,4 +376,4 @@ async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[
             with receive_channel:
                 yield pages
         finally:
-            scan.plan.closed(trio.current_time())
+            scan.closed()

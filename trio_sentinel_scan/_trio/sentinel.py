@@ -7,22 +7,27 @@ the answers amount to is decided in `_core.topology`.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+from redis.exceptions import RedisError
 
-from .._core import topology as core
+from .._core import sentinel_replies, topology as core
 from .._core.config import AddressMap, Endpoint, mapped_address
 from .._core.errors import AuthenticationFailed, SentinelScanError, ServerConnectionError
 from .._core.handshake import read_role
 from .._core.replies import as_list
 from .._core.scan_steps import Target
+from .._core.sentinel_replies import MasterView
+from .._core.topology_events import Chronicle, MasterChange, ServerReboot, TopologyEvent
+from .._core.verdicts import Verdict, verdict_of
 from .connection import Connection, open_connection, open_sentinel_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from .._core.identity import Address, Role
+    from .._core.identity import Address, Role, ServerIdentity
+    from .._core.topology_state import MasterState, TopologyState
 
 __all__ = ["SentinelMonitor"]
 
@@ -53,6 +58,18 @@ class _Watch:
         self.scope = trio.CancelScope()
 
 
+class Subscriber(Protocol):
+    """Somebody who wants to hear what happens to the service. Neither method may wait."""
+
+    def put(self, events: list[TopologyEvent]) -> None:
+        """These have happened."""
+        ...
+
+    def end(self, state: TopologyState) -> None:
+        """The client is closing; this was the last state."""
+        ...
+
+
 class SentinelMonitor:
     """What the Sentinels of one service say, kept up to date while `run` is running."""
 
@@ -74,6 +91,9 @@ class SentinelMonitor:
         self._patience = min(PATIENCE, response_timeout)
         # Called, synchronously, whenever the view has moved to another master.
         self.on_change: set[Callable[[], None]] = set()
+        # What has happened to the service, and who wants to hear of it.
+        self._chronicle = Chronicle()
+        self.subscribers: set[Subscriber] = set()
         # Set, and replaced, whenever a Sentinel has answered or failed.
         self._heard = trio.Event()
         self._watches: dict[Address, _Watch] = {}
@@ -86,6 +106,18 @@ class SentinelMonitor:
         view = self.topology.view
         return None if view is None else Target(view.address, view.config_epoch, self.topology.version)
 
+    @property
+    def master(self) -> MasterState | None:
+        """The master, with its process as far as that is known; None until one was found."""
+        return self._chronicle.master
+
+    @property
+    def state(self) -> TopologyState:
+        """The whole service. The client's start has seen to it that there is a master."""
+        state = self._chronicle.state
+        assert state is not None
+        return state
+
     def dial_address(self, announced: Address) -> Address:
         """Where to connect for a server that the Sentinels announce so."""
         return mapped_address(announced, self._address_map)
@@ -95,10 +127,22 @@ class SentinelMonitor:
         self._nursery = nursery
         # A client may be opened again, long after: nothing that was known then is to be believed now.
         self.topology = core.Topology(self.topology.service, self._configured)
+        self._chronicle = Chronicle()
         self._watches.clear()
         self._confirming = False
         for address in self._configured:
             self._watch_too(address)
+
+    def stop(self) -> None:
+        """The client is closing: whoever waits for an event has waited long enough."""
+        self._nursery = None
+        if (state := self._chronicle.state) is not None:
+            for subscriber in tuple(self.subscribers):
+                subscriber.end(state)
+
+    def met(self, identity: ServerIdentity) -> None:
+        """A connection was made, and this process answered."""
+        self._publish(self._chronicle.met(identity.address, identity.run_id, trio.current_time()))
 
     async def first_target(self) -> Target:
         """Wait for the first view. Raises MasterNotFound (or below) once every Sentinel was tried in vain."""
@@ -112,11 +156,15 @@ class SentinelMonitor:
             with trio.move_on_after(core.FIRST_CHOICE_GRACE / 5):
                 await self._heard.wait()
 
+    async def wait_for_news(self) -> None:
+        """Until a Sentinel has answered or failed once more."""
+        await self._heard.wait()
+
     async def vote(self, target: Target) -> core.Votes:
         """Ask all Sentinels now whether `target` is the master; back as soon as a majority has said so."""
         assert target.config_epoch is not None
         since = trio.current_time()
-        view = core.MasterView(target.address, target.config_epoch)
+        view = MasterView(target.address, target.config_epoch)
         self.poke_all()
         with trio.move_on_after(self._patience):
             while not (self.topology.votes(view, since=since).is_majority or self.topology.heard_everyone(since)):
@@ -166,9 +214,10 @@ class SentinelMonitor:
                 error = await self._listen(watch)
                 problem = str(error).removeprefix(f"{watch.address} ")
                 logger.debug("Sentinel %s: %s", watch.address, problem)
-                self._apply(self.topology.failed(watch.address, problem, trio.current_time()))
+                refused = isinstance(error, AuthenticationFailed)
+                self._apply(self.topology.failed(watch.address, problem, trio.current_time(), refused=refused))
                 self._tell_heard()
-                if isinstance(error, AuthenticationFailed):
+                if refused:
                     # Asking again and again would look like guessing.
                     await trio.sleep(REFUSED_PERIOD)
                 else:
@@ -183,14 +232,12 @@ class SentinelMonitor:
         try:
             # Subscribe first and then ask: what changes in between is heard.
             hearing = await self._connect(watch.address, connections)
-            for reply in await hearing.request(*(("SUBSCRIBE", channel) for channel in core.CHANNELS)):
-                if isinstance(reply, Exception):
-                    logger.warning("Sentinel %s refuses its events (%s): it is only polled", watch.address, reply)
-                    break
+            await self._subscribe(watch, hearing)
             asking = await self._connect(watch.address, connections)
             (sentinel_id,) = await asking.request(("SENTINEL", "MYID"))
             if isinstance(sentinel_id, bytes):
                 self._drop(self.topology.connected(watch.address, sentinel_id.decode("ascii", "replace")))
+            logger.debug("Sentinel %s: listening to it", watch.address)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear, watch, hearing, problem, nursery.cancel_scope)
                 nursery.start_soon(self._ask_on, watch, asking, problem, nursery.cancel_scope)
@@ -200,6 +247,21 @@ class SentinelMonitor:
             for connection in connections:
                 await connection.aclose()
         return problem[0]
+
+    async def _subscribe(self, watch: _Watch, hearing: Connection) -> None:
+        refusal: RedisError | None = None
+        await hearing.send(*(("SUBSCRIBE", channel) for channel in sentinel_replies.CHANNELS))
+        # One by one: what is said unasked comes first, and then nothing but the end.
+        for _ in sentinel_replies.CHANNELS:
+            reply = await hearing.receive()
+            if isinstance(reply, RedisError):
+                _refuse_password(reply)
+                if verdict_of(reply) is Verdict.RECONNECT:
+                    msg = f"turns connections away: {reply}"
+                    raise ServerConnectionError(msg)
+                refusal = reply
+        if refusal is not None:
+            logger.warning("Sentinel %s refuses its events (%s): it is only polled", watch.address, refusal)
 
     async def _connect(self, address: Address, connections: list[Connection]) -> Connection:
         dial = address if address in self._configured else self.dial_address(address)
@@ -218,7 +280,7 @@ class SentinelMonitor:
                 channel, text = message[1:]
                 if not isinstance(channel, bytes) or not isinstance(text, bytes):
                     continue
-                hint = core.read_event(channel, text, self.topology.service)
+                hint = sentinel_replies.read_event(channel, text, self.topology.service)
                 if hint is not None:
                     logger.debug("Sentinel %s: %s %s", watch.address, hint.channel, hint.text)
                     watch.poke.set()
@@ -249,10 +311,12 @@ class SentinelMonitor:
                 ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service),
                 ("SENTINEL", "MASTER", service),
                 ("SENTINEL", "SENTINELS", service),
+                ("SENTINEL", "REPLICAS", service),
             )
-            _refuse_errors(replies)
+            # Without the replicas it is still a Sentinel to be asked for the master: old ones know no such command.
+            _refuse_errors(replies[:4])
             try:
-                answer = core.read_answer(*replies)
+                answer = sentinel_replies.read_answer(*replies)
             except (ValueError, KeyError, TypeError) as error:
                 msg = f"gave an answer that makes no sense ({type(error).__name__})"
                 raise ServerConnectionError(msg) from None
@@ -283,8 +347,19 @@ class SentinelMonitor:
             for callback in tuple(self.on_change):
                 callback()
             self._tell_heard()
+        self._publish(self._chronicle.observe(self.topology, trio.current_time()))
 
-    async def _confirm(self, candidate: core.MasterView) -> None:
+    def _publish(self, events: list[TopologyEvent]) -> None:
+        for event in events:
+            # A change of masters stands in the log already, before what it brings about.
+            if not isinstance(event, MasterChange):
+                level = logging.INFO if isinstance(event, ServerReboot) else logging.DEBUG
+                logger.log(level, "service %s: %s", self.topology.service, event)
+        if events:
+            for subscriber in self.subscribers:
+                subscriber.put(events)
+
+    async def _confirm(self, candidate: MasterView) -> None:
         view = self.topology.view
         assert view is not None
         try:
@@ -313,6 +388,13 @@ class SentinelMonitor:
 def _refuse_errors(replies: list[object]) -> None:
     """An error that speaks of us and not of the service makes the Sentinel one that cannot be asked."""
     for reply in replies:
-        if isinstance(reply, Exception) and "No such master" not in str(reply):
+        if isinstance(reply, RedisError) and "No such master" not in str(reply):
+            _refuse_password(reply)
             msg = f"refuses to answer: {reply}"
             raise ServerConnectionError(msg)
+
+
+def _refuse_password(reply: RedisError) -> None:
+    if verdict_of(reply) is Verdict.UNAUTHENTICATED:
+        msg = f"refuses to answer: {reply}"
+        raise AuthenticationFailed(msg)

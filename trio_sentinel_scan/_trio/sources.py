@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import trio
 
 from .._core.errors import SentinelScanError
+from .._core.identity import ServerIdentity
 from .._core.scan_steps import Target
 from .connection import Connection, open_connection
 from .sentinel import SentinelMonitor
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
     from .._core.config import ClientSettings
     from .._core.identity import Address, Role
     from .._core.topology import Votes
+    from .telemetry import Telemetry
 
 __all__ = ["SentinelService", "SingleServer"]
+
+logger = logging.getLogger("trio_sentinel_scan.connection")
 
 
 class _Source:
@@ -28,6 +33,15 @@ class _Source:
         self.settings: ClientSettings = settings
         self.failover_timeout: float = settings.failover_timeout
         self.on_change: set[Callable[[], None]] = set()
+        # Set while a client is open whose application has set up OpenTelemetry.
+        self.telemetry: Telemetry | None = None
+
+    def observe(self, telemetry: Telemetry | None) -> None:
+        """The client is opening; `telemetry` is to be told what happens from now on."""
+        self.telemetry = telemetry
+
+    def stop(self) -> None:
+        """The client is closing."""
 
     def dial_address(self, announced: Address) -> Address:
         return announced
@@ -35,7 +49,7 @@ class _Source:
     async def connect(self, target: Target) -> Connection:
         """A new connection to `target`, through the handshake."""
         settings = self.settings
-        return await open_connection(
+        connection = await open_connection(
             target.address,
             settings.endpoint,
             dial=self.dial_address(target.address),
@@ -44,6 +58,21 @@ class _Source:
             encoding=settings.encoding if settings.decode_responses else None,
             encoding_errors=settings.encoding_errors,
         )
+        self._account_for(connection)
+        return connection
+
+    def _account_for(self, connection: Connection) -> None:
+        assert connection.greeting is not None
+        identity = connection.greeting.identity
+        logger.debug("opened a connection to %s", identity)
+        no_longer_count = None if self.telemetry is None else self.telemetry.connection_opened(identity.address)
+
+        def closed() -> None:
+            logger.debug("closed a connection to %s", identity)
+            if no_longer_count is not None:
+                no_longer_count()
+
+        connection.on_close = closed
 
 
 class SingleServer(_Source):
@@ -54,6 +83,14 @@ class SingleServer(_Source):
     def __init__(self, settings: ClientSettings, address: Address) -> None:
         super().__init__(settings)
         self.target: Target = Target(address)
+        # The process that the latest connection has found there.
+        self.identity: ServerIdentity = ServerIdentity(None, address)
+
+    async def connect(self, target: Target) -> Connection:
+        connection = await super().connect(target)
+        assert connection.greeting is not None
+        self.identity = connection.greeting.identity
+        return connection
 
     async def vote(self, target: Target) -> Votes | None:  # noqa: ARG002 (nobody to ask)
         await trio.lowlevel.checkpoint()
@@ -89,11 +126,14 @@ class SentinelService(_Source):
 
     async def connect(self, target: Target) -> Connection:
         try:
-            return await super().connect(target)
+            connection = await super().connect(target)
         except SentinelScanError:
             # A master that cannot be used may have been replaced: look now, not at the next poll.
             self.monitor.poke_all()
             raise
+        assert connection.greeting is not None
+        self.monitor.met(connection.greeting.identity)
+        return connection
 
     def dial_address(self, announced: Address) -> Address:
         return self.monitor.dial_address(announced)
@@ -109,3 +149,13 @@ class SentinelService(_Source):
 
     def describe_sentinels(self) -> dict[str, str]:
         return dict(self.monitor.describe())
+
+    def observe(self, telemetry: Telemetry | None) -> None:
+        super().observe(telemetry)
+        if telemetry is not None:
+            self.monitor.subscribers.add(telemetry)
+
+    def stop(self) -> None:
+        self.monitor.stop()
+        if self.telemetry is not None:
+            self.monitor.subscribers.discard(self.telemetry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .data_server import OK, Session
+from .data_server import OK, DataServer, Session
 from .resp import Error, Push
 
 __all__ = ["Monitored", "Sentinel"]
@@ -33,6 +33,12 @@ class Sentinel:
         self.peers: list[Sentinel] = []
         # Another address to be listed at by the others, when it announces one.
         self.announced = address
+        # The data servers, from which it makes the list of replicas and their processes.
+        self.servers: list[DataServer] = []
+        # What it says of some of them otherwise: fields by address; {"flags": "slave,s_down"}, {"runid": ""}.
+        self.views: dict[tuple[str, int], dict[str, str]] = {}
+        # Replicas that it does not list.
+        self.unlisted: set[tuple[str, int]] = set()
         self._sessions: list[Session] = []
 
     def joined(self, session: Session) -> None:
@@ -80,27 +86,50 @@ class Sentinel:
                 return "# Server\r\nredis_mode:sentinel\r\n"
             case "CLIENT", *_:
                 return OK
-            case "SENTINEL", "MYID":
-                return self.myid
-            case "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service if service not in self.services:
-                return None
-            case "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service:
-                host, port = self.services[service].master
-                return [host, str(port)]
-            case "SENTINEL", ("MASTER" | "SENTINELS"), service if service not in self.services:
-                return Error("ERR No such master with that name")
-            case "SENTINEL", "MASTER", service:
-                return self._master(service)
-            case "SENTINEL", "SENTINELS", _:
-                return [self._peer(peer) for peer in self.peers]
+            case "SENTINEL", subcommand, *args:
+                return self._answer_of_its_own(subcommand, *args)
             case _:
                 return Error(f"ERR unknown command '{name}'")
+
+    def _answer_of_its_own(self, *words: str) -> Any:
+        match words:
+            case ("MYID",):
+                return self.myid
+            case "GET-MASTER-ADDR-BY-NAME", service if service not in self.services:
+                return None
+            case "GET-MASTER-ADDR-BY-NAME", service:
+                host, port = self.services[service].master
+                return [host, str(port)]
+            case (("MASTER" | "SENTINELS" | "REPLICAS"), service) if service not in self.services:
+                return Error("ERR No such master with that name")
+            case "MASTER", service:
+                return self._master(service)
+            case "SENTINELS", _:
+                return [self._peer(peer) for peer in self.peers]
+            case "REPLICAS", service:
+                return [self._replica(service, server) for server in self._replicas(service)]
+            case _:
+                return Error(f"ERR Unknown sentinel subcommand '{words[0]}'")
 
     def _master(self, service: str) -> Any:
         known = self.services[service]
         host, port = known.shown or known.master
         fields = {"name": service, "ip": host, "port": str(port), "flags": "master", "quorum": "2"}
-        return {**fields, "config-epoch": str(known.config_epoch), "num-other-sentinels": str(len(self.peers))}
+        fields |= {"config-epoch": str(known.config_epoch), "num-other-sentinels": str(len(self.peers))}
+        fields["runid"] = next((server.run_id for server in self.servers if server.address == (host, port)), "")
+        return {**fields, **self.views.get((host, port), {})}
+
+    def _replicas(self, service: str) -> list[DataServer]:
+        known = self.services[service]
+        gone = self.unlisted | {known.shown or known.master}
+        return [server for server in self.servers if server.address not in gone]
+
+    def _replica(self, service: str, server: DataServer) -> Any:
+        host, port = server.address
+        fields = {"name": f"{host}:{port}", "ip": host, "port": str(port), "runid": server.run_id, "flags": "slave"}
+        fields |= {"role-reported": "master" if server.master is None else "slave", "replica-announced": "1"}
+        fields |= {"master-link-status": "ok" if server.link == "connected" else "err", "slave-priority": "100"}
+        return {**fields, "slave-repl-offset": "1", **self.views.get(server.address, {})}
 
     def _peer(self, peer: Sentinel) -> Any:
         host, port = peer.announced

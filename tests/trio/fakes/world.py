@@ -57,6 +57,7 @@ class Service:
         for host in self.sentinels:
             host.program.services[name] = Monitored(self.master.address, 0)
             host.program.peers = [other.program for other in self.sentinels if other is not host]
+            host.program.servers = [server.program for server in self.servers]
         for server in self.servers:
             server.program.on_write = self._replicator(server.program)
         for server in self.replicas:
