@@ -16,6 +16,7 @@ from ._core.errors import (
     CommandNotShareable as CommandNotShareable,
     CommandOutcomeUnknown as CommandOutcomeUnknown,
     ConfigError as ConfigError,
+    LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
     NoSentinelReachable as NoSentinelReachable,
     ProtocolError as ProtocolError,

@@ -165,6 +165,7 @@ def settings(**changes: Any) -> config.ClientSettings:
         "encoding": "utf-8",
         "encoding_errors": "strict",
         "protocol": None,
+        "max_connections": 50,
     }
     return checked_settings(**{**arguments, **changes})
 
@@ -192,6 +193,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
         ("encoding", ["no-such", "hex", "a\0b", "\udc80", "undefined", None, 8, b"utf-8"]),
         ("encoding_errors", ["no-such", "a\0b", "\udc80"]),
         ("protocol", [1, 4, "3", True, 3.0, [2]]),
+        ("max_connections", [0, -1, True, 1.0, "5", None]),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(argument: str, values: list[object]) -> None:

@@ -74,6 +74,8 @@ class ClientSettings:
     encoding: str
     encoding_errors: str
     protocol: int | None
+    # Connections for leases, blocking commands and the like, beside the shared one and those of scans.
+    max_connections: int
 
 
 def checked_address(value: object, argument: str, *, default_port: int = DATA_PORT) -> Address:
@@ -179,6 +181,7 @@ def checked_settings(
     encoding: object,
     encoding_errors: object,
     protocol: object,
+    max_connections: object,
 ) -> ClientSettings:
     """What all clients share, each checked."""
     if isinstance(db, bool) or not isinstance(db, int) or db < 0:
@@ -203,6 +206,8 @@ def checked_settings(
         raise ConfigError("encoding_errors", "Python knows no error handler of this name") from None
     if not (protocol is None or (type(protocol) is int and protocol in (2, 3))):
         raise ConfigError("protocol", "must be 2 or 3, or None for the newest that the server has")
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        raise ConfigError("max_connections", "must be a whole number from 1")
     return ClientSettings(
         endpoint=Endpoint(credentials, ssl, db, client_name),
         response_timeout=checked_duration(response_timeout, "response_timeout"),
@@ -211,6 +216,7 @@ def checked_settings(
         encoding=encoding,
         encoding_errors=encoding_errors,
         protocol=protocol,
+        max_connections=max_connections,
     )
 
 

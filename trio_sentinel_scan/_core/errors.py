@@ -25,6 +25,7 @@ __all__ = [
     "CommandNotShareable",
     "CommandOutcomeUnknown",
     "ConfigError",
+    "LeaseLost",
     "MasterNotFound",
     "NoSentinelReachable",
     "ProtocolError",
@@ -74,7 +75,10 @@ class ClientClosed(SentinelScanError):
 
 
 class CommandNotShareable(SentinelScanError):
-    """A command that changes or depends on a connection's state was sent to the connection that all tasks share."""
+    """A command that changes or depends on a connection's state was sent to the connection that all tasks share.
+
+    The message says how to have a connection of one's own for it: ``async with client.dedicated() as lease``.
+    """
 
 
 # ---- The world broke it ----------------------------------------------------------------------------------------
@@ -131,6 +135,14 @@ class ServiceUnknown(MasterNotFound):
 
 class CommandOutcomeUnknown(ServerConnectionError):
     """A command was written and its reply never came: it may have run or not, and it was not sent again."""
+
+
+class LeaseLost(ServerConnectionError):
+    """A lease's connection is gone, and with it whatever it was set to; what was asked for now was not sent.
+
+    (Or it only reads, and was sent when the connection went.) A lease is bound to one server process: lease another
+    connection. `__cause__` is what happened to this one, where that was an error.
+    """
 
 
 # ---- A scan's end that is not "complete" -----------------------------------------------------------------------

@@ -63,6 +63,7 @@ _OPTIONS: Final = {
     "encoding": str,
     "encoding_errors": str,
     "protocol": _protocol,
+    "max_connections": int,
 }
 _SENTINEL_OPTIONS: Final = {"sentinel_username": str, "sentinel_password": str, "sentinel_tls": _boolean}
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import trio
-from redis._parsers.encoders import Encoder
-from redis._parsers.response_callbacks import get_response_callbacks
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.commands.core import AsyncCoreCommands
-from redis.event import EventDispatcher, EventDispatcherInterface
 from redis.exceptions import ResponseError
 from redis.typing import KeyT, PatternT
 
 from .._core import config
-from .._core.commands import read_command
+from .._core.commands import Place, read_command
 from .._core.cursor_home import CursorHome
 from .._core.errors import (
     ClientClosed,
@@ -29,7 +25,12 @@ from .._core.errors import (
 )
 from .._core.scan_options import checked_scan_options
 from .._core.urls import parse_url
+from .command_set import Dialect
+from .lease import Lease, open_lease
 from .nurseries import open_service_nursery
+from .own_connection import PoolRunner
+from .pipeline import PipelineOwner
+from .pool import ConnectionPool
 from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
 from .shared import RETRY_PERIOD, SharedConnection
@@ -51,33 +52,30 @@ _RAISE: Final = object()
 _HOME: Final = "_cursor_home"
 
 DEFAULT_RESPONSE_TIMEOUT: Final = 5.0
+# As redis-py's BlockingConnectionPool.
+DEFAULT_MAX_CONNECTIONS: Final = 50
 # Sentinel's own default takes half a minute to call a master down, and then elects another one.
 DEFAULT_FAILOVER_TIMEOUT: Final = 60.0
 # Seconds that entering a SentinelClient goes on trying a master that is named and does not answer as one.
 FIRST_PATIENCE: Final = 3.0
 
 
-class _Client(AsyncCoreCommands):
+class _Client(PipelineOwner):
     """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
-
-    # redis-py's mixins choose their return types by this.
-    _is_async_client: Literal[True] = True
 
     def __init__(self, source: SingleServer | SentinelService) -> None:
         settings = source.settings
         self._source = source
         self._settings = settings
         self._shared = SharedConnection(source)
+        # For leases, blocking commands and WATCH.
+        self._pool = ConnectionPool(source)
+        super().__init__(Dialect(settings), PoolRunner(self._pool, source))
         # Invariant: not None exactly inside the ``async with`` block.
         self._run: AbstractAsyncContextManager[None] | None = None
-        # redis-py's mixins want one of every client.
-        self._event_dispatcher: EventDispatcherInterface = EventDispatcher()
-        make_encoder = cast("Callable[[str, str, bool], Encoder]", Encoder)
-        self._encoder = make_encoder(settings.encoding, settings.encoding_errors, settings.decode_responses)
-        self._encode: Callable[[Any], bytes] = cast("Any", self._encoder).encode
-        self._callbacks = _callbacks(settings.protocol)
-        # For a server that turns out to have no RESP3.
-        self._resp2_callbacks = _callbacks(2)
+        self._encode = self._dialect.encode
+        self._callbacks = self._dialect.callbacks
+        self._resp2_callbacks = self._dialect.resp2_callbacks
 
     async def __aenter__(self) -> Self:
         """Connect. Raises what stands in the way, at once or within seconds."""
@@ -105,9 +103,11 @@ class _Client(AsyncCoreCommands):
         async with open_service_nursery() as nursery:
             try:
                 self._shared.start(nursery)
+                self._pool.start(nursery)
                 await self._start(nursery)
                 yield
             finally:
+                await self._pool.aclose()
                 await self._shared.aclose()
 
     async def _start(self, nursery: trio.Nursery) -> None:  # noqa: ARG002 (for those with background tasks)
@@ -177,6 +177,21 @@ class _Client(AsyncCoreCommands):
         self._check_open()
         return open_scan(options, self._source)
 
+    def dedicated(self) -> AbstractAsyncContextManager[Lease]:
+        """A connection of the caller's own, with redis-py's commands on it, for as long as the block lasts::
+
+            async with client.dedicated() as lease:
+                await lease.set("key", "value")
+                await lease.wait(1, 1000)
+
+        It is for commands that change or depend on their connection. There are `max_connections` of them at the same
+        time, blocking commands and WATCH included; whoever comes later waits for its turn, in the order of coming.
+
+        Entering raises ServerUnavailable, AuthenticationFailed and ProtocolError; `Lease` says what commands raise.
+        """
+        self._check_open()
+        return open_lease(self._dialect, self._pool)
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command, given as its words, and return its reply as redis-py would.
 
@@ -191,7 +206,10 @@ class _Client(AsyncCoreCommands):
         options.pop("keys", None)
         instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
         try:
-            reply, protocol = await self._shared.execute(command, decode=not never_decode, home=home)
+            if command.place is Place.SHARED:
+                reply, protocol = await self._shared.execute(command, decode=not never_decode, home=home)
+            else:
+                reply, protocol = await self._runner.run_one_alone(command, decode=not never_decode)
         except ResponseError:
             if instead_of_error is _RAISE:
                 raise
@@ -263,14 +281,6 @@ class _Client(AsyncCoreCommands):
             if cursor == 0:
                 return
 
-    def get_encoder(self) -> Encoder:
-        """How arguments become bytes, and replies text; redis-py's scripts ask for it."""
-        return self._encoder
-
-    def get_connection_kwargs(self) -> dict[str, Any]:
-        """What redis-py's mixins ask a client about its connections."""
-        return {"decode_responses": self._settings.decode_responses, "protocol": self._settings.protocol}
-
     def _check_open(self) -> None:
         if self._run is None:
             msg = f"{type(self).__name__} is not open: use it inside its async with block"
@@ -279,10 +289,6 @@ class _Client(AsyncCoreCommands):
 
 def _words(**given: Any) -> tuple[Any, ...]:
     return tuple(word for name, value in given.items() if value is not None for word in (name, value))
-
-
-def _callbacks(protocol: int | None) -> dict[str, Callable[..., Any]]:
-    return {name.upper(): call for name, call in get_response_callbacks(protocol, legacy_responses=True).items()}
 
 
 class RedisClient(_Client):
@@ -310,6 +316,7 @@ class RedisClient(_Client):
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -318,6 +325,8 @@ class RedisClient(_Client):
         - `ssl`: an `ssl.SSLContext`, or True for the system's certificates.
         - `response_timeout`: seconds that the server has for each reply; None waits for ever.
         - `failover_timeout`: seconds that commands and scans wait for a server that is away; None waits for ever.
+        - `max_connections`: how many leases, blocking commands and WATCHes may have a connection of their own at the
+          same time; the shared connection and those of scans do not count.
         """
         self._address: Address = config.checked_address(address, "address")
         settings = config.checked_settings(
@@ -331,6 +340,7 @@ class RedisClient(_Client):
             encoding=encoding,
             encoding_errors=encoding_errors,
             protocol=protocol,
+            max_connections=max_connections,
         )
         super().__init__(SingleServer(settings, self._address))
 
@@ -366,6 +376,7 @@ class SentinelClient(_Client):
         encoding: str = "utf-8",
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -391,6 +402,7 @@ class SentinelClient(_Client):
             encoding=encoding,
             encoding_errors=encoding_errors,
             protocol=protocol,
+            max_connections=max_connections,
         )
         sentinel_endpoint = config.Endpoint(
             config.checked_credentials(sentinel_username, sentinel_password, sentinel_credential_provider, "sentinel_"),

@@ -1,0 +1,135 @@
+"""Commands that are sent together: what came of them as a whole, and what their replies mean as a transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.client import EMPTY_RESPONSE
+from redis.exceptions import ExecAbortError, RedisError, WatchError
+
+from .commands import Command, Place, may_send_again, never_ran
+from .errors import CommandOutcomeUnknown, ProtocolError
+from .replies import as_list
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .wire import Reply
+
+__all__ = [
+    "EXEC",
+    "MULTI",
+    "Queued",
+    "batch_may_go_again",
+    "batch_of_nothing_ran",
+    "needs_own_connection",
+    "outcome_unknown",
+    "read_transaction",
+    "with_number",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A command of a pipeline, and what redis-py wants to know of it when its reply has come."""
+
+    command: Command
+    # The command as it was given, by which redis-py finds what makes a result of the reply; and its options.
+    name: object = field(repr=False)
+    options: dict[str, Any] = field(repr=False)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether a transaction sends it. MGET of no keys is one that it does not: the result is known."""
+        return EMPTY_RESPONSE not in self.options
+
+
+MULTI: Final = Command("MULTI", ("MULTI",))
+EXEC: Final = Command("EXEC", ("EXEC",))
+
+
+def batch_may_go_again(commands: Sequence[Command], *, written: bool) -> bool:
+    """Whether commands whose connection failed may all be sent once more."""
+    return all(may_send_again(command, written=written) for command in commands)
+
+
+def batch_of_nothing_ran(commands: Sequence[Command], replies: Sequence[Reply], *, follows_master: bool) -> bool:
+    """Whether the error replies prove that the server ran none of the commands, and that another try may succeed."""
+    if not _is_transaction(commands):
+        pairs = zip(commands, replies, strict=True)
+        return all(isinstance(r, RedisError) and never_ran(c, r, follows_master=follows_master) for c, r in pairs)
+    # Of a transaction that the server refused to queue in full, it runs nothing.
+    within = [
+        (command, reply)
+        for command, reply in zip(commands, replies, strict=True)
+        if isinstance(reply, RedisError) and command.name != "EXEC"
+    ]
+    return (
+        isinstance(replies[-1], ExecAbortError)
+        and bool(within)
+        # A script that is refused when it is queued has not run in part.
+        and all(never_ran(Command("", c.args), reply, follows_master=follows_master) for c, reply in within)
+    )
+
+
+def _is_transaction(commands: Sequence[Command]) -> bool:
+    return any(command.name == "MULTI" for command in commands)
+
+
+def outcome_unknown(commands: Sequence[Command], where: object, why: object) -> CommandOutcomeUnknown:
+    """The error for commands that were written and whose replies did not all come."""
+    if len(commands) == 1:
+        what, end = commands[0].name, "its reply never came"
+    else:
+        kind = "transaction" if _is_transaction(commands) else "pipeline"
+        count = sum(command.name not in {"MULTI", "EXEC"} for command in commands)
+        what, end = f"a {kind} of {count} commands", "its replies never came"
+    return CommandOutcomeUnknown(
+        f"{what} was sent to {where} and {end} ({why}); it may have run or not, and was not sent again"
+    )
+
+
+def needs_own_connection(commands: Sequence[Command], *, transaction: bool) -> bool:
+    """Whether these commands may not go over the connection that all tasks share."""
+    # Within a transaction nothing waits.
+    fine = {Place.SHARED, Place.OWN} if transaction else {Place.SHARED}
+    return not all(command.place in fine for command in commands)
+
+
+def read_transaction(queued: Sequence[Queued], replies: Sequence[Reply]) -> list[Any]:
+    """The results of a transaction, from the replies to MULTI, to each command that was sent, and to EXEC.
+
+    A command with redis-py's EMPTY_RESPONSE was not sent; what it holds is its result. Raises WatchError if a watched
+    key was changed, else what made the server refuse the transaction, and ProtocolError for what is no such answer.
+    """
+    *queueing, result = replies
+    if isinstance(result, RedisError):
+        if (refusal := _first_refusal(queued, queueing)) is not None:
+            raise refusal from result
+        raise result
+    if result is None:
+        raise WatchError("Watched variable changed.")
+    found = as_list(result)
+    if found is None or len(found) != len(queueing) - 1:
+        raise ProtocolError("EXEC did not answer with one reply for each command of the transaction")
+    answers = iter(found)
+    return [next(answers) if one.is_sent else one.options[EMPTY_RESPONSE] for one in queued]
+
+
+def _first_refusal(queued: Sequence[Queued], queueing: Sequence[Reply]) -> RedisError | None:
+    multi, *rest = queueing
+    if isinstance(multi, RedisError):
+        return multi
+    sent = [(number, one) for number, one in enumerate(queued, 1) if one.is_sent]
+    for (number, one), reply in zip(sent, rest, strict=True):
+        if isinstance(reply, RedisError):
+            return with_number(reply, number, one.command)
+    return None
+
+
+def with_number(error: RedisError, number: int, command: Command) -> RedisError:
+    """The error of a pipeline's command, which says now which command that was. Its arguments stay out of it."""
+    said = error.args[0] if error.args else ""
+    error.args = (f"Command # {number} ({command.name}) of pipeline caused error: {said}", *error.args[1:])
+    return error
