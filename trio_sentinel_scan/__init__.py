@@ -41,6 +41,9 @@ from ._core.summary import (
     ScanSummary as ScanSummary,
 )
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
+from ._trio.lease import Lease as Lease
+from ._trio.lock import Lock as Lock
+from ._trio.pipeline import Pipeline as Pipeline
 from ._trio.scan import ScanPages as ScanPages
 from ._version import __version__ as __version__
 

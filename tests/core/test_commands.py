@@ -220,3 +220,13 @@ def test_a_stream_may_be_called_anything() -> None:
 def test_a_repr_shows_no_arguments() -> None:
     """They may be keys and values."""
     assert "secret" not in repr(read_command(("SET", "secret", "secret")))
+
+
+@pytest.mark.parametrize(
+    "words, reads",
+    [("SENTINEL MASTERS", True), ("sentinel ckquorum s", True), ("SENTINEL FAILOVER s", False), ("SENTINEL", True)],
+)
+def test_a_sentinel_is_asked_again_only_what_changes_nothing(words: str, reads: bool) -> None:
+    command = read_command(tuple(words.split()))
+    assert command.place is Place.SENTINEL
+    assert command.only_reads is reads

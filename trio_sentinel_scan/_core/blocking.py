@@ -16,6 +16,7 @@ __all__ = ["block_time", "with_block_time"]
 # Command -> which argument says how long (negative: counted from the end), and how many of its unit make a second.
 _TIMEOUT_AT: Final = {
     "BLMOVE": (-1, 1),
+    "BLMOVEM": (5, 1),
     "BLMPOP": (1, 1),
     "BLPOP": (-1, 1),
     "BRPOP": (-1, 1),

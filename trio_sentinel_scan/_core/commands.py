@@ -22,11 +22,11 @@ __all__ = ["Command", "Place", "may_send_again", "never_ran", "read_command"]
 # state without having the flag): they may be sent twice.
 READ_ONLY: Final = frozenset(
     """
-    BITCOUNT BITFIELD_RO BITPOS DBSIZE DUMP ECHO EXISTS EXPIRETIME GEODIST GEOHASH GEOPOS GEORADIUSBYMEMBER_RO
+    BITCOUNT BITFIELD_RO BITPOS DBSIZE DIGEST DUMP ECHO EXISTS EXPIRETIME GEODIST GEOHASH GEOPOS GEORADIUSBYMEMBER_RO
     GEORADIUS_RO GEOSEARCH GET GETBIT GETRANGE HEXISTS HEXPIRETIME HGET HGETALL HKEYS HLEN HMGET HPEXPIRETIME
     HPTTL HRANDFIELD HSTRLEN HTTL HVALS INFO KEYS LASTSAVE LCS LINDEX LLEN LOLWUT LPOS LRANGE MGET PEXPIRETIME
-    PFCOUNT PING PTTL RANDOMKEY ROLE SCARD SDIFF SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER SORT_RO
-    SRANDMEMBER STRLEN SUBSTR SUNION TIME TOUCH TTL TYPE XLEN XPENDING XRANGE XREVRANGE ZCARD ZCOUNT ZDIFF
+    PFCOUNT PING PTTL RANDOMKEY ROLE SCARD SDIFF SDIFFCARD SINTER SINTERCARD SISMEMBER SMEMBERS SMISMEMBER SORT_RO
+    SRANDMEMBER STRLEN SUBSTR SUNION SUNIONCARD TIME TOUCH TTL TYPE XLEN XPENDING XRANGE XREVRANGE ZCARD ZCOUNT ZDIFF
     ZINTER ZINTERCARD ZLEXCOUNT ZMSCORE ZRANDMEMBER ZRANGE ZRANGEBYLEX ZRANGEBYSCORE ZRANK ZREVRANGE
     ZREVRANGEBYLEX ZREVRANGEBYSCORE ZREVRANK ZSCORE ZUNION
     """.split()  # noqa: SIM905 (as a list it would be 84 lines)
@@ -34,7 +34,9 @@ READ_ONLY: Final = frozenset(
 
 # Commands that keep their connection waiting until something happens (COMMAND's flag "blocking"): each gets a
 # connection of its own for as long as it takes. XREAD and XREADGROUP do so if they are told to.
-BLOCKING: Final = frozenset({"BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN"})
+BLOCKING: Final = frozenset(
+    {"BLMOVE", "BLMOVEM", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH", "BZMPOP", "BZPOPMAX", "BZPOPMIN"}
+)
 _MAY_BLOCK: Final = frozenset({"XREAD", "XREADGROUP"})
 
 # Commands that change their connection, or mean something only on the connection that other commands went over: every
@@ -69,6 +71,11 @@ _BETTER: Final = {
     **dict.fromkeys(sorted(name for name in NOT_A_CALL if name.endswith("SUBSCRIBE")), "client.pubsub()"),
 }
 
+# What a Sentinel may be asked twice, or another one in its place.
+_SENTINEL_READS: Final = frozenset(
+    {"CKQUORUM", "GET-MASTER-ADDR-BY-NAME", "MASTER", "MASTERS", "MYID", "REPLICAS", "SENTINELS", "SLAVES"}
+)
+
 # What a script, function or transaction answers may come from inside of it, after part of it has run.
 _HAS_A_BODY: Final = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO", "EXEC"})
 
@@ -79,6 +86,7 @@ class Place(enum.Enum):
     SHARED = "the connection that all tasks share"
     OWN = "a connection of its own for as long as the call takes: the server may keep it waiting"
     LEASE = "a connection that the caller has leased: the command changes it, or depends on it"
+    SENTINEL = "a Sentinel, where the client has some"
     NOWHERE = "no connection of this client: it is not answered by one reply"
 
 
@@ -93,15 +101,19 @@ class Command:
     @property
     def only_reads(self) -> bool:
         """Whether sending it twice does no harm."""
-        return self.name in READ_ONLY or (self.name == "XREAD" and not self._begins_at_the_end)
+        if self.name in READ_ONLY:
+            return True
+        if self.place is Place.SENTINEL:
+            return as_text(self.args[1]).upper() in _SENTINEL_READS if len(self.args) > 1 else True
+        return self.name == "XREAD" and not self._begins_at_the_end
 
     @property
     def _begins_at_the_end(self) -> bool:
         # XREAD from "$" is about what comes after it was sent: sent again, it would pass over what came in between.
         # The ids are the second half of what stands behind STREAMS; a key may have any name.
         words = [as_text(word) for word in self.args]
-        behind = next((words[at + 1 :] for at, word in enumerate(words) if word.upper() == "STREAMS"), [])
-        return "$" in behind[len(behind) // 2 :]
+        at = next((at for at, word in enumerate(words, 1) if word.upper() == "STREAMS"), len(words))
+        return "$" in words[(at + len(words)) // 2 :]
 
 
 def read_command(args: tuple[Argument, ...], *, leased: bool = False) -> Command:
@@ -127,7 +139,7 @@ def _place_of(name: str, following: list[str]) -> Place:
         return Place.NOWHERE
     if name in NOT_SHAREABLE or (following and following[0] in _NOT_SHAREABLE_WORDS.get(name, ())):
         return Place.LEASE
-    return Place.SHARED
+    return Place.SENTINEL if name == "SENTINEL" else Place.SHARED
 
 
 def _refusal(name: str, subcommand: str, place: Place) -> CommandNotShareable:

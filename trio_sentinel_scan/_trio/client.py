@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import trio
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
+from redis.commands.sentinel import AsyncSentinelCommands
 from redis.exceptions import ResponseError
 from redis.typing import KeyT, PatternT
 
 from .._core import config
-from .._core.commands import Place, read_command
+from .._core.commands import Command, Place, read_command
 from .._core.cursor_home import CursorHome
 from .._core.errors import (
     ClientClosed,
@@ -33,6 +34,7 @@ from .pipeline import PipelineOwner
 from .pool import ConnectionPool
 from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
+from .sentinel_commands import ask_a_sentinel
 from .shared import RETRY_PERIOD, SharedConnection
 from .sources import SentinelService, SingleServer
 from .tls import checked_ssl
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from redis.credentials import CredentialProvider
 
     from .._core.identity import Address
+    from .._core.wire import Reply
 
 __all__ = ["RedisClient", "SentinelClient", "connect"]
 
@@ -209,7 +212,7 @@ class _Client(PipelineOwner):
             if command.place is Place.SHARED:
                 reply, protocol = await self._shared.execute(command, decode=not never_decode, home=home)
             else:
-                reply, protocol = await self._runner.run_one_alone(command, decode=not never_decode)
+                reply, protocol = await self._run_elsewhere(command, decode=not never_decode)
         except ResponseError:
             if instead_of_error is _RAISE:
                 raise
@@ -223,6 +226,9 @@ class _Client(PipelineOwner):
                     reply = await reply
         await trio.lowlevel.checkpoint_if_cancelled()
         return reply
+
+    async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
+        return await self._runner.run_one_alone(command, decode=decode)
 
     # redis-py's iterators, with its signatures. They hold no nursery and no scope, so a generator does no harm here.
 
@@ -348,7 +354,7 @@ class RedisClient(_Client):
         return f"<RedisClient of {self._address}{'' if self._run else ', not open'}>"
 
 
-class SentinelClient(_Client):
+class SentinelClient(_Client, AsyncSentinelCommands):  # type: ignore[misc]  # as in redis-py's own client
     """A client of a service that Sentinels watch: it is connected to the service's master, and follows it::
 
     async with SentinelClient([("10.0.0.1", 26379), ("10.0.0.2", 26379)], "mymaster") as client: ...
@@ -433,6 +439,11 @@ class SentinelClient(_Client):
                 problem = error
             await trio.sleep(RETRY_PERIOD)
         raise self._no_master(problem) from problem
+
+    async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
+        if command.place is Place.SENTINEL:
+            return await ask_a_sentinel(self._monitor, command, self._settings)
+        return await super()._run_elsewhere(command, decode=decode)
 
     def _no_master(self, problem: Exception) -> MasterNotFound:
         said = dict(self._monitor.describe())

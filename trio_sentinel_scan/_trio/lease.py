@@ -34,8 +34,10 @@ class _LeaseRunner:
 
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         loan = self._loan
+        # As it is now: the commands may be about to change it.
+        protocol = loan.state.protocol
         try:
-            return await loan.ask(commands, decode), loan.state.protocol
+            return await loan.ask(commands, decode), protocol
         except LeaseLost:
             raise
         except (ServerConnectionError, ResponseTimeout) as error:

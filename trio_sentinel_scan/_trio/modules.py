@@ -38,7 +38,7 @@ class _AsRedis(Redis):
         self.connection_pool = cast("Any", _Pool(owner))
         # redis-py's finaliser warns of one that is left open; there never is one.
         self.connection = None
-        self.execute_command: Any = owner.execute_command
+        self.execute_command: Any = cast("Any", owner).execute_command
         self.set_response_callback: Any = owner.set_response_callback
         self.response_callbacks: Any = owner.response_callbacks
         self.get_encoder: Any = owner.get_encoder

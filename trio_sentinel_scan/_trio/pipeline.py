@@ -313,7 +313,7 @@ class Pipeline(CommandSet):
             return reply  # noqa: ASYNC910 (it has been waited for)
         return await self._dialect.result(one.name, reply, protocol, one.options)
 
-    async def reset(self) -> None:  # type: ignore[override]  # noqa: ASYNC910 (without a connection there is nothing to wait for)
+    async def reset(self) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ASYNC910 (without a connection there is nothing to wait for)
         """Forget what was buffered, watch no key any more, and give the connection back."""
         self._queued = []
         self.scripts = set()
