@@ -239,8 +239,13 @@ class DataServer:
         self.scripts.add(sha)
         return sha
 
-    def _do_evalsha(self, session: Session, sha: bytes, *args: bytes) -> Any:
-        return b"of a script" if sha in self.scripts else Error("NOSCRIPT No matching script. Please use EVAL.")
+    def _do_evalsha(self, session: Session, sha: bytes, keys: bytes, *args: bytes) -> Any:
+        """Every script does the same: it deletes the key that it is given if that holds the argument, as a lock's."""
+        if sha not in self.scripts:
+            return Error("NOSCRIPT No matching script. Please use EVAL.")
+        if len(args) == 2 and self._do_get(session, args[0]) == args[1]:
+            return self._do_del(session, args[0])
+        return b"of a script"
 
     def _do_wait(self, session: Session, replicas: bytes, timeout: bytes) -> Any:
         return len(self.replicas)
@@ -283,7 +288,9 @@ class DataServer:
     def _do_mget(self, session: Session, *keys: bytes) -> Any:
         return [self._do_get(session, key) for key in keys]
 
-    def _do_set(self, session: Session, key: bytes, data: bytes) -> Any:
+    def _do_set(self, session: Session, key: bytes, data: bytes, *options: bytes) -> Any:
+        if b"NX" in options and key in self.data.get(session.db, {}):
+            return None
         self._write(session.db, key, Value(data))
         return OK
 
