@@ -65,21 +65,21 @@ async def test_no_state_is_left_for_the_next_one() -> None:
 
 
 async def test_others_go_on_while_many_wait() -> None:
-    popped: list[bytes] = []
+    popped: list[int] = []
 
     async with LocalRedis() as server, RedisClient(server.address) as client, trio.open_nursery() as nursery:
 
         async def pop() -> None:
             found = await client.blpop("q", timeout=0)
             assert found is not None
-            popped.append(found[1])
+            popped.append(int(found[1]))
 
         for _ in range(20):
             nursery.start_soon(pop)
         await waiting(server, "blpop")
         assert await client.set("k", "v")
         await client.rpush("q", *range(20))
-    assert sorted(map(int, popped)) == list(range(20))
+    assert sorted(popped) == list(range(20))
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["planned", "killed"])
@@ -127,7 +127,7 @@ async def test_transactions_through_a_failover_run_once_or_are_in_doubt(nursery:
             pipe.multi()
             pipe.set("a", now + 1).set("b", now + 1)
 
-        async def work(*, watched: bool) -> None:
+        async def work(watched: bool) -> None:
             nonlocal acknowledged, doubtful
             while not stop.is_set():
                 try:
@@ -141,12 +141,12 @@ async def test_transactions_through_a_failover_run_once_or_are_in_doubt(nursery:
 
         async with trio.open_nursery() as workers:
             for number in range(4):
-                workers.start_soon(lambda number=number: work(watched=number % 2 == 0))
+                workers.start_soon(work, number % 2 == 0)
             await more(lambda: acknowledged)
             await stage.depose()
             await more(lambda: acknowledged)
             stop.set()
-        a, b = map(int, await client.mget("a", "b"))
+        a, b = (int(value or 0) for value in await client.mget("a", "b"))
     assert a == b
     assert a <= acknowledged + doubtful
 

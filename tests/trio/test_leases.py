@@ -213,7 +213,7 @@ async def test_who_cannot_connect_keeps_nobody_from_his_turn(network: Network) -
 
 
 @pytest.mark.parametrize("number", [0, -1, True, 1.5, "2", None])
-async def test_the_number_is_checked(number: Any) -> None:
+async def test_the_number_is_checked(number: Any) -> None:  # noqa: ASYNC124 (as its neighbours)
     with pytest.raises(ConfigError, match="max_connections"):
         RedisClient(max_connections=number)
 
@@ -232,7 +232,7 @@ async def test_a_lease_that_is_lost_stays_lost(service: Service, client: Sentine
         for _ in range(2):
             with pytest.raises(LeaseLost, match=r"^this lease's connection to 10\.0\.0\.1:6379 is gone") as lost:
                 await lease.incr("secret")
-        assert lost.value.__cause__ is not None
+            assert lost.value.__cause__ is not None
         assert sessions(service) == 1
     assert len(service.master.commands("INCRBY")) == 1
     async with client.dedicated() as lease:
@@ -383,9 +383,9 @@ async def test_a_lease_ends_with_its_client(network: Network) -> None:
     async with trio.open_nursery() as nursery:
         async with RedisClient(service.master.address, max_connections=1) as client:
             has = trio.Event()
-            nursery.start_soon(hold, client, has)
+            nursery.start_soon(hold, client, has)  # noqa: ASYNC111 (the client's end is the question)
             await has.wait()
-            nursery.start_soon(wait, client)
+            nursery.start_soon(wait, client)  # noqa: ASYNC111 (as above)
             await trio.sleep(1)
         assert network.open_client_ends == []
     assert ended == ["waited 1", "held"]

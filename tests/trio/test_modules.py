@@ -58,7 +58,7 @@ async def test_a_search(network: Network) -> None:
     found = [1, b"doc:1", [b"title", b"hello"]]
     service.master.tap("FT.SEARCH", instead=Reply(found))
     async with RedisClient(service.master.address, protocol=2) as client:
-        result = await client.ft("i").search(Query("hello"))
+        result: Any = await client.ft("i").search(Query("hello"))
     assert (result.total, result.docs[0].id, result.docs[0].title) == (1, "doc:1", "hello")
 
 
@@ -70,7 +70,8 @@ async def test_in_a_pipeline_it_is_buffered(network: Network) -> None:
         pipe.json().set("k", "$", [1])
         pipe.json().get("k")
         assert await pipe.execute() == [True, [1]]
-        for namespace in (client.json(), client.ft(), client.ts()):
+        namespaces: list[Any] = [client.json(), client.ft(), client.ts()]
+        for namespace in namespaces:
             with pytest.raises(ConfigError, match=r"client\.pipeline\(\)"):
                 namespace.pipeline()
 

@@ -98,7 +98,9 @@ async def test_an_error_names_the_command_and_not_its_arguments(service: Service
     assert isinstance(refused, RedisError)
 
 
-async def test_a_refused_command_is_refused_when_it_is_buffered(client: SentinelClient) -> None:
+async def test_a_refused_command_is_refused_when_it_is_buffered(  # noqa: ASYNC124 (as its neighbours)
+    client: SentinelClient,
+) -> None:
     with pytest.raises(CommandNotShareable):
         client.pipeline().execute_command("SUBSCRIBE", "channel")
 

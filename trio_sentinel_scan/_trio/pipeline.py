@@ -138,7 +138,22 @@ class PipelineOwner(CommandSet):
         )
 
 
-class Pipeline(CommandSet):
+if TYPE_CHECKING:
+
+    class _Commands:
+        """redis-py says that a command gives a result to be awaited. Here it gives that or the pipeline."""
+
+        _dialect: Dialect
+
+        def __init__(self, dialect: Dialect) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _Commands = CommandSet
+
+
+class Pipeline(_Commands):
     """Commands that go to the server together, by `execute`. redis-py's, in its names and results.
 
     After `watch`, and until `multi`, commands are sent at once, on a connection that is held from then on until
@@ -225,13 +240,13 @@ class Pipeline(CommandSet):
             await self._release()
         return await self._dialect.result(args[0], reply, loan.state.protocol, options)
 
-    async def watch(self, *names: KeyT) -> Any:  # type: ignore[override]
+    async def watch(self, *names: KeyT) -> Any:
         """Watch keys: `execute` runs nothing if one of them is changed until then."""
         if self.explicit_transaction:
             raise RedisError("Cannot issue a WATCH after a MULTI")
         return await self.immediate_execute_command("WATCH", *names)
 
-    async def unwatch(self) -> Any:  # type: ignore[override]
+    async def unwatch(self) -> Any:
         """Watch no key any more."""
         if not self.watching:
             await trio.lowlevel.checkpoint()
@@ -313,7 +328,7 @@ class Pipeline(CommandSet):
             return reply  # noqa: ASYNC910 (it has been waited for)
         return await self._dialect.result(one.name, reply, protocol, one.options)
 
-    async def reset(self) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]  # noqa: ASYNC910 (without a connection there is nothing to wait for)
+    async def reset(self) -> None:  # noqa: ASYNC910 (without a connection there is nothing to wait for)
         """Forget what was buffered, watch no key any more, and give the connection back."""
         self._queued = []
         self.scripts = set()
