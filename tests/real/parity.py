@@ -484,7 +484,7 @@ NOT_CALLED: Final = {
     **dict.fromkeys(["bgrewriteaof", "bgsave", "save", "config_rewrite"], "it writes files of the server's"),
     **dict.fromkeys(["shutdown", "debug_segfault", "quit"], "nothing would be left to compare with"),
     **dict.fromkeys(["psync", "sync"], "they begin a replication stream"),
-    "bitfield": "it is a builder, not a command",
+    "bitfield": "it is a builder, not a command; see test_the_builder_of_bitfield",
     "register_script": "it sends nothing; see test_pipelines",
     "script_debug": "redis-py does not implement it",
 }

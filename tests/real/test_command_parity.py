@@ -88,3 +88,11 @@ def test_every_command_is_called_or_has_a_reason_why_not() -> None:
     called = {call.name for call in (*CALLS, *ON_A_LEASE)}
     assert called | set(NOT_CALLED) == names
     assert not called & set(NOT_CALLED)
+
+
+@pytest.mark.trio
+async def test_the_builder_of_bitfield() -> None:
+    """The one method that is no command by itself."""
+    async with LocalRedis() as server, RedisClient(server.address) as client:
+        some: Any = client
+        assert await some.bitfield("bits").set("u8", 0, 5).incrby("u8", 0, 2).get("u8", 0).execute() == [0, 7, 7]
