@@ -141,6 +141,12 @@ def test_a_transaction_that_failed_as_a_whole(said: list[Reply], error: type[Exc
         read_transaction(queued("SET a 1"), replies(*said))
 
 
+def test_an_answer_that_cannot_be_decoded() -> None:
+    error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    with pytest.raises(UnicodeDecodeError):
+        read_transaction(queued("GET a"), [OK, QUEUED, error])
+
+
 @pytest.mark.parametrize("result", [[OK], [OK, OK, OK], b"OK", 1])
 def test_an_answer_to_exec_that_fits_nothing(result: Reply) -> None:
     """No result may be taken for another command's."""

@@ -133,6 +133,18 @@ async def test_a_script_is_given_to_a_server_that_does_not_know_it(service: Serv
     assert await script() == b"of a script"
 
 
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_a_reply_that_cannot_be_decoded(network: Network, transaction: bool) -> None:
+    """The next pipeline gets its own replies."""
+    service = Service(network, keys=1)
+    async with RedisClient(service.master.address, decode_responses=True) as client:
+        await client.set("k", b"\xff")
+        async with client.pipeline(transaction=transaction) as pipe:
+            with pytest.raises(UnicodeDecodeError):
+                await pipe.get("k").get("key:0").execute()
+            assert await pipe.get("key:0").execute() == ["value of key:0"]
+
+
 async def test_a_client_that_is_not_open(network: Network) -> None:
     service = Service(network)
     with pytest.raises(ClientClosed):

@@ -101,9 +101,13 @@ def read_transaction(queued: Sequence[Queued], replies: Sequence[Reply]) -> list
     """The results of a transaction, from the replies to MULTI, to each command that was sent, and to EXEC.
 
     A command with redis-py's EMPTY_RESPONSE was not sent; what it holds is its result. Raises WatchError if a watched
-    key was changed, else what made the server refuse the transaction, and ProtocolError for what is no such answer.
+    key was changed, else what made the server refuse the transaction, ProtocolError for what is no such answer, and
+    UnicodeDecodeError.
     """
     *queueing, result = replies
+    if isinstance(result, UnicodeDecodeError):
+        # It may stand in the place of a reply that cannot be decoded.
+        raise result
     if isinstance(result, RedisError):
         if (refusal := _first_refusal(queued, queueing)) is not None:
             raise refusal from result

@@ -326,6 +326,8 @@ class Pipeline(_Commands):
             elif raise_on_error:
                 raise with_number(reply, number, one.command)
             return reply  # noqa: ASYNC910 (it has been waited for)
+        if isinstance(reply, UnicodeDecodeError):
+            raise reply
         return await self._dialect.result(one.name, reply, protocol, one.options)
 
     async def reset(self) -> None:  # noqa: ASYNC910 (without a connection there is nothing to wait for)
