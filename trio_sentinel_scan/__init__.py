@@ -16,6 +16,7 @@ from ._core.errors import (
     CommandNotShareable as CommandNotShareable,
     CommandOutcomeUnknown as CommandOutcomeUnknown,
     ConfigError as ConfigError,
+    LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
     NoSentinelReachable as NoSentinelReachable,
     ProtocolError as ProtocolError,
@@ -59,6 +60,9 @@ from ._core.topology_state import (
     TopologyState as TopologyState,
 )
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
+from ._trio.lease import Lease as Lease
+from ._trio.lock import Lock as Lock
+from ._trio.pipeline import Pipeline as Pipeline
 from ._trio.scan import ScanPages as ScanPages
 from ._trio.topology import TopologyEvents as TopologyEvents
 from ._version import __version__ as __version__

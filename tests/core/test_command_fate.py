@@ -104,11 +104,16 @@ def test_the_error_names_the_command_the_server_and_what_is_known() -> None:
     )
     several = outcome_unknown(commands("MULTI SET INCR EXEC"), Address("10.0.0.1", 6379), lost)
     assert str(several) == (
-        "4 commands (MULTI, SET, INCR, EXEC) were sent to 10.0.0.1:6379 and their last reply never came"
-        " (10.0.0.1:6379 closed the connection); they may have run or not, and were not sent again"
+        "a transaction of 2 commands (SET, INCR) was sent to 10.0.0.1:6379 and its last reply never came"
+        " (10.0.0.1:6379 closed the connection); it may have run or not, and was not sent again"
     )
 
 
 def test_a_long_batch_is_named_by_its_beginning() -> None:
-    assert name_of(commands("A B C D E F")) == "6 commands (A, B, C, D, E, ...)"
-    assert name_of(commands("A B C D E")) == "5 commands (A, B, C, D, E)"
+    assert name_of(commands("A B C D E F")) == "a pipeline of 6 commands (A, B, C, D, E, ...)"
+    assert name_of(commands("A B C D E")) == "a pipeline of 5 commands (A, B, C, D, E)"
+
+
+def test_a_shutdown_is_never_sent_again() -> None:
+    """The second one would be another server's end."""
+    assert not goes_again(commands("SHUTDOWN"), Written.ALL, retry_writes=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trio_sentinel_scan._core import commands
-from trio_sentinel_scan._core.commands import Command, may_send_again, never_ran, read_command
+from trio_sentinel_scan._core.commands import Command, Place, may_send_again, never_ran, read_command
 from trio_sentinel_scan._core.errors import CommandNotShareable
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 from trio_sentinel_scan._core.wire import Argument
@@ -30,37 +30,81 @@ def test_a_command_is_read_as_redis_py_gives_it(args: tuple[Argument, ...], comm
     assert read_command(args) == command
 
 
+ALL_CALLERS = (False, True)
+
+
 @pytest.mark.parametrize("name", sorted(commands.NOT_SHAREABLE))
 def test_a_command_that_is_for_a_connection_of_its_own_is_refused(name: str) -> None:
-    """In whatever case or type it is written."""
+    """In whatever case or type it is written; and the message says what to do instead."""
     for written in (name, name.lower(), name.encode()):
-        with pytest.raises(CommandNotShareable, match=name):
+        with pytest.raises(CommandNotShareable, match=rf"^{name} .*client\.dedicated\(\) as lease"):
             read_command((written, "secret"))
+        leased = read_command((written, "x"), leased=True)
+        assert (leased.name, leased.place) == (name, Place.LEASE)
+
+
+@pytest.mark.parametrize("name", sorted(commands.NOT_A_CALL))
+def test_a_command_that_is_not_answered_by_one_reply_is_refused_everywhere(name: str) -> None:
+    """Whoever called it would take what is published later for the reply to the next command."""
+    for leased in ALL_CALLERS:
+        with pytest.raises(CommandNotShareable, match=f"^{name} is not answered by one reply"):
+            read_command((name.lower(), "secret"), leased=leased)
+
+
+@pytest.mark.parametrize("args", [("CLIENT REPLY", "OFF"), ("client", b"reply", b"skip")], ids=repr)
+def test_nobody_can_switch_the_replies_off(args: tuple[Argument, ...]) -> None:
+    for leased in ALL_CALLERS:
+        with pytest.raises(CommandNotShareable, match=r"^CLIENT REPLY"):
+            read_command(args, leased=leased)
 
 
 @pytest.mark.parametrize(
     "args",
     [
-        ("CLIENT REPLY", "OFF"),
-        ("CLIENT", "REPLY", "OFF"),
-        ("client", b"reply", b"off"),
+        ("CLIENT REPLY", "ON"),
+        ("CLIENT", "REPLY"),
         (b"CLIENT", b"tracking", b"on"),
         ("CLIENT", "CACHING", "YES"),
         ("CLIENT TRACKING", "ON"),
         ("CLIENT NO-EVICT", "ON"),
         ("CLIENT", b"no-touch", "ON"),
         ("CLIENT", "CAPA", "redirect"),
+        ("CLIENT", "SETNAME", "me"),
         ("SCRIPT DEBUG", "YES"),
+    ],
+    ids=repr,
+)
+def test_words_that_change_the_connection_are_refused(args: tuple[Argument, ...]) -> None:
+    """One caller's CLIENT TRACKING would be everybody's, until the connection is replaced."""
+    with pytest.raises(CommandNotShareable, match=r"that all tasks of this client share.*client\.dedicated\(\)"):
+        read_command(args)
+    assert read_command(args, leased=True).place is Place.LEASE
+
+
+def test_a_refusal_names_what_does_it_better() -> None:
+    for args, better in (
+        (("SELECT", 1), r"db="),
+        (("WATCH", "k"), r"client\.pipeline\(\)"),
+        (("SUBSCRIBE", "c"), r"client\.pubsub\(\)"),
+    ):
+        with pytest.raises(CommandNotShareable, match=better):
+            read_command(args)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *[(name.lower(), "key", 0) for name in sorted(commands.BLOCKING)],
         ("XREAD", "COUNT", 1, "BLOCK", 0, "STREAMS", "key", "$"),
         (b"XREAD", b"block", b"0", b"streams", b"key", b"$"),
         ("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "BLOCK", 1000, "STREAMS", "key", ">"),
     ],
     ids=repr,
 )
-def test_words_that_change_the_connection_or_wait_on_it_are_refused(args: tuple[Argument, ...]) -> None:
-    """One caller's CLIENT REPLY OFF, or XREAD BLOCK 0, would leave all others without an answer."""
-    with pytest.raises(CommandNotShareable, match="that all tasks of this client share"):
-        read_command(args)
+def test_a_command_that_may_wait_gets_a_connection_of_its_own(args: tuple[Argument, ...]) -> None:
+    """One caller's XREAD BLOCK 0 would leave all others without an answer."""
+    for leased in ALL_CALLERS:
+        assert read_command(args, leased=leased).place is Place.OWN
 
 
 @pytest.mark.parametrize(
@@ -79,7 +123,9 @@ def test_words_that_change_the_connection_or_wait_on_it_are_refused(args: tuple[
 )
 def test_what_does_not_wait_is_shared(args: tuple[Argument, ...]) -> None:
     """A key may be called BLOCK."""
-    assert read_command(args).name == str(args[0]).split()[0]
+    command = read_command(args)
+    assert command.name == str(args[0]).split()[0]
+    assert command.place is Place.SHARED
 
 
 def test_a_command_shows_no_argument() -> None:
@@ -109,6 +155,22 @@ def test_a_command_is_sent_again_if_it_was_never_written_or_only_reads(name: str
 
 
 @pytest.mark.parametrize(
+    "words, again",
+    [
+        ("COUNT 1 STREAMS s 0", True),
+        ("BLOCK 0 STREAMS s 5-1", True),
+        ("BLOCK 0 STREAMS s $", False),
+        ("BLOCK 0 STREAMS s t 5-1 $", False),
+        ("BLOCK 0 STREAMS $ 5-1", True),
+        ("COUNT 1", True),
+    ],
+)
+def test_a_stream_is_read_again_unless_from_its_end(words: str, again: bool) -> None:
+    """Between the two readings something may have come, which the second one would pass over. A key may be named $."""
+    assert may_send_again(read_command(("XREAD", *words.split())), written=True) is again
+
+
+@pytest.mark.parametrize(
     "name, reply, follows, proved",
     [
         *[("SET", "LOADING Redis is loading", follows, True) for follows in (True, False)],
@@ -119,6 +181,8 @@ def test_a_command_is_sent_again_if_it_was_never_written_or_only_reads(name: str
             for follows in (True, False)
         ],
         *[("SET", "MASTERDOWN Link with MASTER is down", follows, follows) for follows in (True, False)],
+        ("BLPOP", "UNBLOCKED force unblock from blocking operation, instance state changed", True, True),
+        ("BLPOP", "UNBLOCKED client unblocked via CLIENT UNBLOCK", True, False),
         ("SET", "NOPERM no", True, False),
         ("SET", "ERR syntax error", True, False),
         ("SET", "WRONGTYPE Operation", True, False),
@@ -136,7 +200,8 @@ def test_an_error_proves_that_nothing_ran_unless_it_comes_from_inside_a_body(
 
 def test_no_command_is_in_two_tables() -> None:
     """What waits on the connection is never sent again by itself."""
-    assert not commands.READ_ONLY & commands.NOT_SHAREABLE
+    tables = [commands.READ_ONLY, commands.BLOCKING, commands.NOT_SHAREABLE, commands.NOT_A_CALL]
+    assert sum(map(len, tables)) == len(frozenset().union(*tables))
     assert all(name == name.upper() for name in commands.READ_ONLY | commands.NOT_SHAREABLE)
 
 
@@ -147,20 +212,6 @@ def test_a_server_that_is_no_master_is_asked_again_only_by_who_looks_up_the_mast
     assert never_ran(Command("SET", ("SET",)), parse_error_reply("LOADING wait"), follows_master=False)
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("XREAD", "BLOCK", 0, "STREAMS", "s", "$"),
-        ("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, b"block", 10, "STREAMS", "s", ">"),
-        ("SCRIPT", "DEBUG", "YES"),
-    ],
-)
-def test_what_waits_or_sticks_is_refused(args: tuple[Argument, ...]) -> None:
-    """Every other task shares the connection."""
-    with pytest.raises(CommandNotShareable):
-        read_command(args)
-
-
 def test_a_stream_may_be_called_anything() -> None:
     """What stands behind STREAMS is no option."""
     assert read_command(("XREAD", "COUNT", 1, "STREAMS", "BLOCK", "0")).name == "XREAD"
@@ -169,3 +220,13 @@ def test_a_stream_may_be_called_anything() -> None:
 def test_a_repr_shows_no_arguments() -> None:
     """They may be keys and values."""
     assert "secret" not in repr(read_command(("SET", "secret", "secret")))
+
+
+@pytest.mark.parametrize(
+    "words, reads",
+    [("SENTINEL MASTERS", True), ("sentinel ckquorum s", True), ("SENTINEL FAILOVER s", False), ("SENTINEL", True)],
+)
+def test_a_sentinel_is_asked_again_only_what_changes_nothing(words: str, reads: bool) -> None:
+    command = read_command(tuple(words.split()))
+    assert command.place is Place.SENTINEL
+    assert command.only_reads is reads

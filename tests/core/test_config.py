@@ -167,6 +167,7 @@ def settings(**changes: Any) -> config.ClientSettings:
         "protocol": None,
         "retry_writes": False,
         "max_waiting": 10_000,
+        "max_connections": 50,
     }
     return checked_settings(**{**arguments, **changes})
 
@@ -200,6 +201,7 @@ def test_settings_are_kept_as_they_were_given() -> None:
         ("retry_writes", [1, None, "yes"]),
         ("max_waiting", [0, -1, True, None, "10", 1.5]),
         ("wait_ready", [None, 1, "yes"]),
+        ("max_connections", [0, -1, True, 1.0, "5", None]),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(argument: str, values: list[object]) -> None:

@@ -130,7 +130,31 @@ async def servers_that_come_up_later(service: Service) -> None:
             await client.ping()
 
 
+async def use_all_of(client: SentinelClient, service: Service) -> None:
+    """A lease whose state is changed, a blocking command, a pipeline, a watched transaction, a lock, and a failover."""
+    async with client.dedicated() as lease:
+        await lease.select(3)
+        await lease.set("k", "v")
+    await client.blpop("q", timeout=1)
+    service.fail_over()
+    async with client.pipeline() as pipe:
+        await pipe.get("k").set("k", "v").execute()
+        await pipe.watch("k")
+        await pipe.get("k")
+        pipe.multi()
+        await pipe.set("k", "w").execute()
+    async with client.lock("lock"):
+        await client.ping()
+
+
+async def connections_of_their_own(service: Service) -> None:
+    """All of that, by a client that there is only one other connection for."""
+    async with SentinelClient(service.addresses, "mymaster", max_connections=1) as client:
+        await use_all_of(client, service)
+
+
 SCENARIOS = [
+    connections_of_their_own,
     failover_in_mid_scan,
     trouble_in_mid_scan,
     slow_servers,
@@ -289,6 +313,26 @@ async def test_a_scan_cancelled_at_each_step_leaves_the_client_whole(network: Ne
         return steps
 
     for step in spread(await run(None), most):
+        await run(step)
+
+
+@pytest.mark.parametrize("when", ["waiting", "waking"])
+async def test_leases_and_their_like_cancelled_at_each_step_leave_the_client_whole(network: Network, when: str) -> None:
+    """State that remains: the client with its one place, free; a connection in it that is clean, or none."""
+
+    async def run(step: int | None) -> int:
+        service = make_service(network)
+        async with SentinelClient(service.addresses, "mymaster", max_connections=1) as client:
+            steps, _ = await steps_of(lambda service: use_all_of(client, service), service, step, when)
+            assert client._pool._out == set()
+            with trio.fail_after(10):
+                async with client.dedicated() as lease:
+                    assert await lease.get("key:1") == b"value of key:1"
+                await use_all_of(client, service)
+        nothing_is_left(network)
+        return steps
+
+    for step in range(1, await run(None) + 1):
         await run(step)
 
 

@@ -82,7 +82,9 @@ async def test_a_callback_may_be_async(network: Network) -> None:
         assert await client.execute_command("GET", "key:0") == len(b"value of key:0")
 
 
-@pytest.mark.parametrize("command", [("SELECT", 1), ("BLPOP", "k", 0), ("CLIENT REPLY", "OFF"), ("client", "tracking")])
+@pytest.mark.parametrize(
+    "command", [("SELECT", 1), ("SUBSCRIBE", "k"), ("CLIENT REPLY", "OFF"), ("client", "tracking")]
+)
 async def test_what_would_change_the_shared_connection_is_refused(network: Network, command: tuple[Any, ...]) -> None:
     service = Service(network)
     async with RedisClient(service.master.address) as client:

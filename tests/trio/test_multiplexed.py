@@ -518,7 +518,7 @@ async def test_a_batch_whose_connection_was_lost(
         replies, _ = await client._shared.execute_batch(batch(*commands), decode=True)
         assert replies == [None, None]
     else:
-        with pytest.raises(CommandOutcomeUnknown, match=rf"^{len(commands)} commands \({commands[0].split()[0]}, "):
+        with pytest.raises(CommandOutcomeUnknown, match=r"^a (pipeline|transaction) of [12] commands \(GET"):
             await client._shared.execute_batch(batch(*commands), decode=True)
     assert len(service.master.commands("GET")) == (3 if again else 1)
 

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import ExecAbortError, RedisError
 
 from .commands import Command, may_send_again, never_ran
 from .cursor_home import has_cursor
 from .errors import CommandOutcomeUnknown
 from .in_flight import Written
-from .verdicts import Verdict, error_code, verdict_of
+from .verdicts import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .identity import Address
     from .wire import Reply
 
-__all__ = ["goes_again", "outcome_unknown", "refused_unrun", "spends_connection"]
+__all__ = ["goes_again", "name_of", "outcome_unknown", "refused_unrun", "spends_connection"]
 
 # How many commands of a batch a message names.
 _MOST_NAMES: Final = 5
+# What makes a transaction of them.
+_AROUND: Final = frozenset({"MULTI", "EXEC"})
 
 
 def goes_again(commands: Sequence[Command], written: Written, *, retry_writes: bool) -> bool:
@@ -39,24 +40,25 @@ def goes_again(commands: Sequence[Command], written: Written, *, retry_writes: b
         return True
     if _is_transaction(commands):
         return False
-    return retry_writes or all(may_send_again(command, written=True) or has_cursor(command) for command in commands)
+    return all(
+        may_send_again(command, written=True, retry_writes=retry_writes) or has_cursor(command) for command in commands
+    )
 
 
 def refused_unrun(commands: Sequence[Command], replies: Sequence[Reply], *, follows_master: bool) -> RedisError | None:
     """The refusal, if the replies prove that the server ran nothing of this, and another try may succeed; else None.
 
-    All must have been refused; of a transaction it is enough that EXEC was, for what it could not queue.
+    All must have been refused. Of a transaction that the server refused to queue in full, it runs nothing.
     """
     if _is_transaction(commands):
-        last = replies[-1]
-        if not isinstance(last, RedisError) or error_code(last) != "EXECABORT":
-            return None
-        refusals = [
-            reply
+        within = [
+            (command, reply)
             for command, reply in zip(commands, replies, strict=True)
-            if isinstance(reply, RedisError) and never_ran(command, reply, follows_master=follows_master)
+            if isinstance(reply, RedisError) and command.name != "EXEC"
         ]
-        return refusals[0] if refusals else None
+        # A script that is refused when it is queued has not run in part.
+        may_help = all(never_ran(Command("", c.args), reply, follows_master=follows_master) for c, reply in within)
+        return within[0][1] if isinstance(replies[-1], ExecAbortError) and within and may_help else None
     first: RedisError | None = None
     for command, reply in zip(commands, replies, strict=True):
         if not isinstance(reply, RedisError) or not never_ran(command, reply, follows_master=follows_master):
@@ -70,14 +72,12 @@ def spends_connection(refusal: RedisError) -> bool:
     return verdict_of(refusal) is not Verdict.WAIT
 
 
-def outcome_unknown(commands: Sequence[Command], address: Address, problem: Exception) -> CommandOutcomeUnknown:
+def outcome_unknown(commands: Sequence[Command], where: object, problem: object) -> CommandOutcomeUnknown:
     """The error that names the commands (never their arguments), the server, and what is known."""
-    what = name_of(commands)
-    whose, it = ("its reply", "it") if len(commands) == 1 else ("their last reply", "they")
-    was = "was" if len(commands) == 1 else "were"
+    whose = "its reply" if len(commands) == 1 else "its last reply"
     return CommandOutcomeUnknown(
-        f"{what} {was} sent to {address} and {whose} never came"
-        f" ({problem}); {it} may have run or not, and {was} not sent again"
+        f"{name_of(commands)} was sent to {where} and {whose} never came ({problem});"
+        " it may have run or not, and was not sent again"
     )
 
 
@@ -85,9 +85,10 @@ def name_of(commands: Sequence[Command]) -> str:
     """Commands by their names, for messages."""
     if len(commands) == 1:
         return commands[0].name
-    names = [command.name for command in commands[:_MOST_NAMES]]
-    more = ", ..." if len(commands) > _MOST_NAMES else ""
-    return f"{len(commands)} commands ({', '.join(names)}{more})"
+    kind = "transaction" if _is_transaction(commands) else "pipeline"
+    names = [command.name for command in commands if command.name not in _AROUND]
+    more = ", ..." if len(names) > _MOST_NAMES else ""
+    return f"a {kind} of {len(names)} commands ({', '.join(names[:_MOST_NAMES])}{more})"
 
 
 def _is_transaction(commands: Sequence[Command]) -> bool:

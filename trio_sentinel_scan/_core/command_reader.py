@@ -26,16 +26,16 @@ class CommandReader:
         # First arguments that are a name and nothing else, and of which nothing but the name decides.
         self._names: dict[str, str] = {}
 
-    def read(self, args: tuple[Any, ...]) -> Command:
+    def read(self, args: tuple[Any, ...], *, leased: bool = False) -> Command:
         """A command, checked and with its arguments encoded. Raises as `read_command` and redis-py's encoder do."""
         name = self._names.get(args[0]) if type(args[0]) is str else None
         if name is not None:
             command = Command(name, args)
         else:
-            command = read_command(args)
+            command = read_command(args, leased=leased)
             if command.args == args and args[0] and not has_telling_words(command) and len(self._names) < _MOST:
                 self._names[args[0]] = command.name
         for arg in command.args:
             if type(arg) not in self._plain:
-                return Command(command.name, tuple(map(self._encode, command.args)))
+                return Command(command.name, tuple(map(self._encode, command.args)), command.place)
         return command

@@ -75,6 +75,8 @@ class ClientSettings:
     encoding: str
     encoding_errors: str
     protocol: int | None
+    # Connections for leases, blocking commands and the like, beside the shared one and those of scans.
+    max_connections: int
     # Whether a write whose outcome is unknown is sent again, and how many commands may wait at once.
     retry_writes: bool = False
     max_waiting: int = MAX_WAITING
@@ -185,6 +187,7 @@ def checked_settings(
     encoding: object,
     encoding_errors: object,
     protocol: object,
+    max_connections: object,
     retry_writes: object = False,
     max_waiting: object = MAX_WAITING,
     wait_ready: object = False,
@@ -218,6 +221,8 @@ def checked_settings(
         raise ConfigError("max_waiting", "must be a whole number from 1")
     if not isinstance(wait_ready, bool):
         raise ConfigError("wait_ready", "must be True or False")
+    if isinstance(max_connections, bool) or not isinstance(max_connections, int) or max_connections < 1:
+        raise ConfigError("max_connections", "must be a whole number from 1")
     return ClientSettings(
         endpoint=Endpoint(credentials, ssl, db, client_name),
         response_timeout=checked_duration(response_timeout, "response_timeout"),
@@ -229,6 +234,7 @@ def checked_settings(
         retry_writes=retry_writes,
         max_waiting=max_waiting,
         wait_ready=wait_ready,
+        max_connections=max_connections,
     )
 
 

@@ -39,12 +39,13 @@ class CursorHome:
 
 
 class CursorLedger:
-    """Which cursors are good at the process that the shared connection leads to. One per client."""
+    """Which cursors are good at the process that a connection leads to. One per client, and one per lease."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_moved: bool = False) -> None:
+        """`has_moved`: only what is issued from now on is good; a lease cannot tell where a cursor was before it."""
         self._server: ServerIdentity | None = None
         # Whether the client has been connected to more than one process.
-        self._has_moved = False
+        self._has_moved = has_moved
         # What the present process has issued: command, key and cursor.
         self._issued: set[tuple[str, ...]] = set()
 

@@ -25,6 +25,7 @@ __all__ = [
     "CommandNotShareable",
     "CommandOutcomeUnknown",
     "ConfigError",
+    "LeaseLost",
     "MasterNotFound",
     "NoSentinelReachable",
     "ProtocolError",
@@ -76,7 +77,10 @@ class ClientClosed(SentinelScanError):
 
 
 class CommandNotShareable(SentinelScanError):
-    """A command that changes or depends on a connection's state was sent to the connection that all tasks share."""
+    """A command that changes or depends on a connection's state was sent to the connection that all tasks share.
+
+    The message says how to have a connection of one's own for it: ``async with client.dedicated() as lease``.
+    """
 
 
 class TopologyUnavailable(SentinelScanError):
@@ -143,6 +147,14 @@ class TooManyCommandsWaiting(SentinelScanError, redis_errors.ConnectionError):
     """More than `max_waiting` commands are waiting for a server or a reply. This one was not sent.
 
     The server is away or slower than what is asked of it: let some of the callers do without.
+    """
+
+
+class LeaseLost(ServerConnectionError):
+    """A lease's connection is gone, and with it whatever it was set to; what was asked for now was not sent.
+
+    (Or it only reads, and was sent when the connection went.) A lease is bound to one server process: lease another
+    connection. `__cause__` is what happened to this one, where that was an error.
     """
 
 

@@ -66,6 +66,7 @@ _OPTIONS: Final = {
     "retry_writes": _boolean,
     "max_waiting": int,
     "wait_ready": _boolean,
+    "max_connections": int,
 }
 _SENTINEL_OPTIONS: Final = {"sentinel_username": str, "sentinel_password": str, "sentinel_tls": _boolean}
 

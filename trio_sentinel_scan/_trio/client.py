@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 import trio
-from redis._parsers.encoders import Encoder
-from redis._parsers.response_callbacks import get_response_callbacks
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.commands.core import AsyncCoreCommands
-from redis.event import EventDispatcher, EventDispatcherInterface
+from redis.commands.sentinel import AsyncSentinelCommands
 from redis.exceptions import ResponseError
 from redis.typing import KeyT, PatternT
 
 from .._core import config
-from .._core.command_reader import CommandReader
+from .._core.commands import Command, Place
 from .._core.cursor_home import CursorHome
 from .._core.errors import (
     ClientClosed,
@@ -26,10 +23,16 @@ from .._core.errors import (
 from .._core.scan_options import checked_scan_options
 from .._core.statistics import ClientStatistics
 from .._core.urls import parse_url
+from .command_set import Dialect
 from .first_connection import connect_to_server, connect_to_service
+from .lease import Lease, open_lease
 from .nurseries import open_service_nursery
+from .own_connection import PoolRunner
+from .pipeline import PipelineOwner
+from .pool import ConnectionPool
 from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
+from .sentinel_commands import ask_a_sentinel
 from .shared import SharedConnection
 from .sources import SentinelService, SingleServer
 from .telemetry import find_telemetry
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
     from .._core.identity import Address, ServerIdentity
     from .._core.topology_state import MasterState
+    from .._core.wire import Reply
 
 __all__ = ["RedisClient", "SentinelClient", "connect"]
 
@@ -52,34 +56,28 @@ _RAISE: Final = object()
 _HOME: Final = "_cursor_home"
 
 DEFAULT_RESPONSE_TIMEOUT: Final = 5.0
+# As redis-py's BlockingConnectionPool.
+DEFAULT_MAX_CONNECTIONS: Final = 50
 # Sentinel's own default takes half a minute to call a master down, and then elects another one.
 DEFAULT_FAILOVER_TIMEOUT: Final = 60.0
 
 
-class _Client(AsyncCoreCommands):
+class _Client(PipelineOwner):
     """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
-
-    # redis-py's mixins choose their return types by this.
-    _is_async_client: Literal[True] = True
 
     def __init__(self, source: SingleServer | SentinelService) -> None:
         settings = source.settings
         self._source = source
         self._settings = settings
         self._shared = SharedConnection(source)
+        # For leases, blocking commands and WATCH.
+        self._pool = ConnectionPool(source)
+        super().__init__(Dialect(settings), PoolRunner(self._pool, self._shared, source))
         # Invariant: not None exactly inside the ``async with`` block.
         self._run: AbstractAsyncContextManager[None] | None = None
-        # redis-py's mixins want one of every client.
-        self._event_dispatcher: EventDispatcherInterface = EventDispatcher()
-        make_encoder = cast("Callable[[str, str, bool], Encoder]", Encoder)
-        self._encoder = make_encoder(settings.encoding, settings.encoding_errors, settings.decode_responses)
-        self._reader = CommandReader(
-            cast("Any", self._encoder).encode,
-            is_utf8=(settings.encoding, settings.encoding_errors) == ("utf-8", "strict"),
-        )
-        self._callbacks = _callbacks(settings.protocol)
-        # For a server that turns out to have no RESP3.
-        self._resp2_callbacks = _callbacks(2)
+        self._read = self._dialect.read
+        self._callbacks = self._dialect.callbacks
+        self._resp2_callbacks = self._dialect.resp2_callbacks
 
     async def __aenter__(self) -> Self:
         """Connect. Raises what stands in the way, at once or within seconds (with `wait_ready`: see there)."""
@@ -108,11 +106,13 @@ class _Client(AsyncCoreCommands):
             try:
                 self._observe()
                 self._shared.start(nursery)
+                self._pool.start(nursery)
                 await self._start(nursery)
                 yield
             finally:
                 self._source.stop()
                 self.__dict__.pop("execute_command", None)
+                await self._pool.aclose()
                 await self._shared.aclose()
 
     def _observe(self) -> None:
@@ -190,6 +190,21 @@ class _Client(AsyncCoreCommands):
         self._check_open()
         return open_scan(options, self._source)
 
+    def dedicated(self) -> AbstractAsyncContextManager[Lease]:
+        """A connection of the caller's own, with redis-py's commands on it, for as long as the block lasts::
+
+            async with client.dedicated() as lease:
+                await lease.set("key", "value")
+                await lease.wait(1, 1000)
+
+        It is for commands that change or depend on their connection. There are `max_connections` of them at the same
+        time, blocking commands and WATCH included; whoever comes later waits for its turn, in the order of coming.
+
+        Entering raises ServerUnavailable, AuthenticationFailed and ProtocolError; `Lease` says what commands raise.
+        """
+        self._check_open()
+        return open_lease(self._dialect, self._pool)
+
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command, given as its words, and return its reply as redis-py would.
 
@@ -204,7 +219,11 @@ class _Client(AsyncCoreCommands):
             instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
             options.pop("keys", None)
         try:
-            reply, protocol = await self._shared.execute(self._reader.read(args), decode=decode, home=home)
+            command = self._read(args)
+            if command.place is Place.SHARED:
+                reply, protocol = await self._shared.execute(command, decode=decode, home=home)
+            else:
+                reply, protocol = await self._run_elsewhere(command, decode=decode)
         except ResponseError:
             if instead_of_error is _RAISE:
                 raise
@@ -218,6 +237,9 @@ class _Client(AsyncCoreCommands):
                     reply = await reply
         # A reply that is there is returned, even to a caller that is being cancelled: what it tells has happened.
         return reply  # noqa: ASYNC910 (whoever has a reply has waited for it)
+
+    async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
+        return await self._runner.run_one_alone(command, decode=decode)
 
     # redis-py's iterators, with its signatures. They hold no nursery and no scope, so a generator does no harm here.
 
@@ -280,14 +302,6 @@ class _Client(AsyncCoreCommands):
         """Counts of what became of the commands so far."""
         return self._shared.statistics()
 
-    def get_encoder(self) -> Encoder:
-        """How arguments become bytes, and replies text; redis-py's scripts ask for it."""
-        return self._encoder
-
-    def get_connection_kwargs(self) -> dict[str, Any]:
-        """What redis-py's mixins ask a client about its connections."""
-        return {"decode_responses": self._settings.decode_responses, "protocol": self._settings.protocol}
-
     def _check_open(self) -> None:
         if self._run is None:
             msg = f"{type(self).__name__} is not open: use it inside its async with block"
@@ -296,10 +310,6 @@ class _Client(AsyncCoreCommands):
 
 def _words(**given: Any) -> tuple[Any, ...]:
     return tuple(word for name, value in given.items() if value is not None for word in (name, value))
-
-
-def _callbacks(protocol: int | None) -> dict[str, Callable[..., Any]]:
-    return {name.upper(): call for name, call in get_response_callbacks(protocol, legacy_responses=True).items()}
 
 
 class RedisClient(_Client):
@@ -330,6 +340,7 @@ class RedisClient(_Client):
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
         wait_ready: bool = False,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -343,6 +354,8 @@ class RedisClient(_Client):
         - `max_waiting`: how many commands may wait for a server or a reply at once; one more raises
           `TooManyCommandsWaiting`.
         - `wait_ready`: entering the block waits, up to `failover_timeout`, for servers that are not up yet.
+        - `max_connections`: how many leases, blocking commands and WATCHes may have a connection of their own at the
+          same time; the shared connection and those of scans do not count.
         """
         self._address: Address = config.checked_address(address, "address")
         settings = config.checked_settings(
@@ -359,6 +372,7 @@ class RedisClient(_Client):
             encoding_errors=encoding_errors,
             protocol=protocol,
             wait_ready=wait_ready,
+            max_connections=max_connections,
         )
         self._server_source = SingleServer(settings, self._address)
         super().__init__(self._server_source)
@@ -380,7 +394,7 @@ class RedisClient(_Client):
         return f"<RedisClient of {self._address}{'' if self._run else ', not open'}>"
 
 
-class SentinelClient(_Client):
+class SentinelClient(_Client, AsyncSentinelCommands):  # type: ignore[misc]  # as in redis-py's own client
     """A client of a service that Sentinels watch: it is connected to the service's master, and follows it::
 
     async with SentinelClient([("10.0.0.1", 26379), ("10.0.0.2", 26379)], "mymaster") as client: ...
@@ -411,6 +425,7 @@ class SentinelClient(_Client):
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
         wait_ready: bool = False,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -439,6 +454,7 @@ class SentinelClient(_Client):
             encoding_errors=encoding_errors,
             protocol=protocol,
             wait_ready=wait_ready,
+            max_connections=max_connections,
         )
         sentinel_endpoint = config.Endpoint(
             config.checked_credentials(sentinel_username, sentinel_password, sentinel_credential_provider, "sentinel_"),
@@ -480,6 +496,11 @@ class SentinelClient(_Client):
         """The master that this client follows now: address, config epoch, process. Raises ClientClosed."""
         self._check_open()
         return self._monitor.state.master
+
+    async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
+        if command.place is Place.SENTINEL:
+            return await ask_a_sentinel(self._monitor, command, self._settings)
+        return await super()._run_elsewhere(command, decode=decode)
 
     def __repr__(self) -> str:
         target = self._monitor.target

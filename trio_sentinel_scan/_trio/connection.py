@@ -78,8 +78,10 @@ class Connection:
                 raise self._timed_out()
         self._spent = False
 
-    async def receive(self, *, decode: bool = True) -> Reply:
+    async def receive(self, *, decode: bool = True, waits: float = 0.0) -> Reply:
         """The next reply; an error reply is returned, not raised. Pushes in between are dropped.
+
+        `waits`: for how many seconds the server may keep the command waiting before its `response_timeout` begins.
 
         Raises ServerConnectionError, ResponseTimeout, ProtocolError.
         """
@@ -93,7 +95,7 @@ class Connection:
             self._owed -= 1
             return reply
         self._spent = True
-        with trio.move_on_after(self._response_timeout) as scope:
+        with trio.move_on_after(self._response_timeout + waits) as scope:
             while reply is NOT_YET:
                 self._feed(await self._stream.receive())
                 reply = self._next(decode=decode)

@@ -181,6 +181,16 @@ class SentinelMonitor:
         """Each Sentinel and what came of asking it."""
         return self.topology.describe()
 
+    @property
+    def sentinels(self) -> list[Address]:
+        """The Sentinels that are watched."""
+        return list(self._watches)
+
+    async def connect(self, address: Address) -> Connection:
+        """A connection to one Sentinel, of the caller's own. Raises as `open_sentinel_connection` does."""
+        dial = address if address in self._configured else self.dial_address(address)
+        return await open_sentinel_connection(address, self._endpoint, dial=dial, response_timeout=self._patience)
+
     async def ask_role(self, announced: Address) -> Role | None:
         """A data node's role by its own word, over a connection for just that; None if it does not say."""
         try:
@@ -264,8 +274,7 @@ class SentinelMonitor:
             logger.warning("Sentinel %s refuses its events (%s): it is only polled", watch.address, refusal)
 
     async def _connect(self, address: Address, connections: list[Connection]) -> Connection:
-        dial = address if address in self._configured else self.dial_address(address)
-        connection = await open_sentinel_connection(address, self._endpoint, dial=dial, response_timeout=self._patience)
+        connection = await self.connect(address)
         connections.append(connection)
         return connection
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ __all__ = ["DataServer", "Session", "User"]
 OK: Final = Simple("OK")
 # Answered while the data set is being loaded.
 _WHILE_LOADING: Final = frozenset({"AUTH", "CLIENT", "HELLO", "INFO", "ROLE", "SELECT"})
-_WRITES: Final = frozenset({"DEL", "FLUSHALL", "INCRBY", "SET"})
+_WRITES: Final = frozenset({"BLPOP", "DEL", "FLUSHALL", "INCRBY", "SET"})
+_NEVER_QUEUED: Final = frozenset({"DISCARD", "EXEC", "MULTI", "WATCH"})
 _NOT_LOGGED_IN: Final = Error("NOAUTH Authentication required.")
 _WRONG: Final = Error("WRONGPASS invalid username-password pair or user is disabled.")
 
@@ -33,6 +35,11 @@ class Session:
     name: str = ""
     library: str = ""
     channels: set[str] = field(default_factory=set)
+    # Between MULTI and EXEC: what is to be run. And whether something of it was refused.
+    queue: list[list[bytes]] | None = None
+    refused: bool = False
+    # What the watched keys held.
+    watched: dict[tuple[int, bytes], Value | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,6 +87,7 @@ class DataServer:
     def restart(self) -> None:
         """A new process: another run_id, another hash seed."""
         self.run_id = f"{self._rng.getrandbits(160):040x}"
+        self.scripts: set[bytes] = set()
         self._seed = self._rng.randbytes(16)
         self._tables = {}
         for db, keys in self.data.items():
@@ -130,8 +138,16 @@ class DataServer:
     def answer(self, session: Session, words: list[bytes]) -> Any:
         """The reply to one command."""
         name = words[0].decode().upper()
-        method = getattr(self, f"_do_{name.lower()}", None)
-        if method is None or (name == "HELLO" and not self.knows_hello):
+        if (refusal := self._refusal(session, name, words)) is not None:
+            session.refused = True
+            return refusal
+        if session.queue is not None and name not in _NEVER_QUEUED:
+            session.queue.append(words)
+            return Simple("QUEUED")
+        return getattr(self, f"_do_{name.lower()}")(session, *words[1:])
+
+    def _refusal(self, session: Session, name: str, words: list[bytes]) -> Error | None:
+        if not hasattr(self, f"_do_{name.lower()}") or (name == "HELLO" and not self.knows_hello):
             args = " ".join(f"'{word.decode(errors='replace')}'" for word in words[1:])
             return Error(f"ERR unknown command '{name}', with args beginning with: {args} ")
         if session.user is None and name not in {"AUTH", "HELLO"}:
@@ -142,7 +158,7 @@ class DataServer:
             return Error("LOADING Redis is loading the dataset in memory")
         if self.master is not None and name in _WRITES:
             return Error("READONLY You can't write against a read only replica.")
-        return method(session, *words[1:])
+        return None
 
     def _do_hello(self, session: Session, protocol: bytes = b"", *rest: bytes) -> Any:
         options = list(rest)
@@ -190,6 +206,54 @@ class DataServer:
         session.db = int(db)
         return OK
 
+    def _do_multi(self, session: Session) -> Any:
+        session.queue, session.refused = [], False
+        return OK
+
+    def _do_watch(self, session: Session, *keys: bytes) -> Any:
+        for key in keys:
+            session.watched[session.db, key] = self.data.get(session.db, {}).get(key)
+        return OK
+
+    def _do_unwatch(self, session: Session) -> Any:
+        session.watched = {}
+        return OK
+
+    def _do_discard(self, session: Session) -> Any:
+        session.queue, session.watched = None, {}
+        return OK
+
+    def _do_exec(self, session: Session) -> Any:
+        queue, watched = session.queue, session.watched
+        session.queue, session.watched = None, {}
+        if queue is None:
+            return Error("ERR EXEC without MULTI")
+        if session.refused:
+            return Error("EXECABORT Transaction discarded because of previous errors.")
+        if any(self.data.get(db, {}).get(key) != value for (db, key), value in watched.items()):
+            return None
+        return [self.answer(session, words) for words in queue]
+
+    def _do_script(self, session: Session, subcommand: bytes, *args: bytes) -> Any:
+        sha = hashlib.sha1(args[0]).hexdigest().encode()
+        self.scripts.add(sha)
+        return sha
+
+    def _do_evalsha(self, session: Session, sha: bytes, keys: bytes, *args: bytes) -> Any:
+        """Every script does the same: it deletes the key that it is given if that holds the argument, as a lock's."""
+        if sha not in self.scripts:
+            return Error("NOSCRIPT No matching script. Please use EVAL.")
+        if len(args) == 2 and self._do_get(session, args[0]) == args[1]:
+            return self._do_del(session, args[0])
+        return b"of a script"
+
+    def _do_wait(self, session: Session, replicas: bytes, timeout: bytes) -> Any:
+        return len(self.replicas)
+
+    def _do_blpop(self, session: Session, key: bytes, timeout: bytes) -> Any:
+        """To be held: what a list holds is not known here."""
+        return [key, b"popped"]
+
     def _do_role(self, session: Session) -> Any:
         if self.master is None:
             return ["master", 1, [[host, str(port), "1"] for host, port in self.replicas]]
@@ -224,7 +288,9 @@ class DataServer:
     def _do_mget(self, session: Session, *keys: bytes) -> Any:
         return [self._do_get(session, key) for key in keys]
 
-    def _do_set(self, session: Session, key: bytes, data: bytes) -> Any:
+    def _do_set(self, session: Session, key: bytes, data: bytes, *options: bytes) -> Any:
+        if b"NX" in options and key in self.data.get(session.db, {}):
+            return None
         self._write(session.db, key, Value(data))
         return OK
 

@@ -1,0 +1,91 @@
+"""Commands that run on a connection of their own for as long as they take: blocking ones, and batches of commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from redis.exceptions import RedisError
+
+from .._core.blocking import block_time, with_block_time
+from .._core.command_fate import goes_again, name_of, outcome_unknown, refused_unrun
+from .._core.errors import LeaseLost, ResponseTimeout, ServerConnectionError, ServerUnavailable
+from .._core.in_flight import Written
+from .pool import RETRY_PERIOD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._core.commands import Command
+    from .._core.wire import Reply
+    from .pool import ConnectionPool, Loan
+    from .shared import SharedConnection
+    from .sources import SentinelService, SingleServer
+
+__all__ = ["PoolRunner"]
+
+
+class PoolRunner:
+    """Runs a client's blocking commands, batches and WATCHes."""
+
+    def __init__(self, pool: ConnectionPool, shared: SharedConnection, source: SingleServer | SentinelService) -> None:
+        self._pool = pool
+        self._shared = shared
+        self._source = source
+        # Whether another master is looked up when a server says that it is none.
+        self.follows_master: bool = source.wants_master
+
+    async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
+        """Commands that may share a connection, if they are sent next to each other. As `run_alone`."""
+        return await self._shared.execute_batch(commands, decode=decode)
+
+    async def run_alone(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
+        """Send commands in one go on a connection of their own; their replies, errors among them, and the protocol.
+
+        While the master is away it waits for the next one up to `failover_timeout`, which the time that a server keeps
+        the commands waiting is not part of. They are sent again as long as none of them is known to have run, or all
+        of them only read; a blocking one waits for what is left of its time then.
+
+        Raises CommandOutcomeUnknown, ServerUnavailable and what `ConnectionPool.take` does.
+        """
+        deadline = trio.current_time() + self._source.failover_timeout
+        while True:
+            loan = await self._pool.take()
+            began = trio.current_time()
+            problem: Exception
+            try:
+                replies = await loan.ask(commands, decode)
+                refusal = refused_unrun(commands, replies, follows_master=self.follows_master)
+                if refusal is None:
+                    return replies, loan.state.protocol
+                problem = refusal
+            except LeaseLost as error:
+                problem = error
+            except (ServerConnectionError, ResponseTimeout) as error:
+                if not goes_again(commands, Written.ALL, retry_writes=self._source.settings.retry_writes):
+                    raise outcome_unknown(commands, loan.server.address, loan.lost) from error
+                problem = error
+            finally:
+                await self._pool.give_back(loan)  # noqa: ASYNC102 (closing is shielded, and takes no time)
+            waited = trio.current_time() - began
+            deadline += waited
+            commands = [with_block_time(command, block_time(command) - waited) for command in commands]
+            if trio.current_time() >= deadline:
+                msg = f"no server took {name_of(commands)} within {self._source.failover_timeout:g} s: {problem}"
+                raise ServerUnavailable(msg) from problem
+            await trio.sleep(RETRY_PERIOD)
+
+    async def run_one_alone(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
+        """The same for one command, whose error reply is raised."""
+        (reply,), protocol = await self.run_alone([command], [decode])
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply, protocol
+
+    async def take(self) -> Loan:
+        """A connection for WATCH. Raises what `ConnectionPool.take` does."""
+        return await self._pool.take()
+
+    async def give_back(self, loan: Loan) -> None:  # noqa: ASYNC910 (closing takes no time)
+        """It is over."""
+        await self._pool.give_back(loan)

@@ -1,0 +1,244 @@
+"""A bounded number of connections that one caller at a time has for itself: for leases, blocking commands, WATCH.
+
+Whoever waits for one is served in the order of coming. A connection is returned clean, or it is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from .._core.blocking import block_time
+from .._core.connection_state import ConnectionState
+from .._core.cursor_home import CursorLedger
+from .._core.errors import (
+    ClientClosed,
+    LeaseLost,
+    ResponseTimeout,
+    RoleMismatch,
+    SentinelScanError,
+    ServerConnectionError,
+    ServerUnavailable,
+)
+from .._core.handshake import unfit_for_scanning
+from .._core.wire import encode_commands
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .._core.commands import Command
+    from .._core.identity import ServerIdentity
+    from .._core.scan_steps import Target
+    from .._core.wire import Reply
+    from .connection import Connection
+    from .sources import SentinelService, SingleServer
+
+__all__ = ["ConnectionPool", "Loan"]
+
+logger = logging.getLogger("trio_sentinel_scan.client")
+
+# Seconds between two attempts to reach a server that is away.
+RETRY_PERIOD = 0.1
+
+
+class Loan:
+    """A connection that is out of the pool. Tasks that use it at the same time wait for each other."""
+
+    def __init__(self, connection: Connection, target: Target) -> None:
+        greeting = connection.greeting
+        assert greeting is not None
+        self.connection: Connection = connection
+        self.target: Target = target
+        self.server: ServerIdentity = greeting.identity
+        self.state: ConnectionState = ConnectionState(greeting.protocol)
+        # Why the connection is gone. Invariant: empty exactly as long as commands may be sent on it.
+        self.lost: str = ""
+        self._cause: Exception | None = None
+        self._turn = trio.Lock()
+        # A cursor is good here if it was issued here: nothing else tells which process it is from.
+        self._ledger = CursorLedger(has_moved=True)
+
+    async def ask(self, commands: Sequence[Command], decode: Sequence[bool]) -> list[Reply]:
+        """Send commands in one go and return their replies, errors among them.
+
+        Raises LeaseLost, if the connection was gone before anything was sent; then ServerConnectionError,
+        ResponseTimeout and ProtocolError. It leaves a connection that failed, or whose caller was cancelled, closed.
+        """
+        async with self._turn:
+            self.check()
+            for command in commands:
+                self._ledger.check(command, self.server, home=None)
+                self.state.sending(command)
+            try:
+                await self.connection.send_encoded(encode_commands(c.args for c in commands), len(commands))
+                replies: list[Reply] = []
+                for command, wanted in zip(commands, decode, strict=True):
+                    reply = await self.connection.receive(decode=wanted, waits=block_time(command))
+                    self.state.answered(command, reply)
+                    self._ledger.answered(command, reply, self.server, None)
+                    replies.append(reply)
+            except BaseException as error:
+                self._spoil(error)
+                await self.connection.aclose()
+                raise
+            return replies
+
+    def _spoil(self, error: BaseException) -> None:
+        if self.lost:
+            # A change of masters, or the end of the client: that is why it was closed.
+            return
+        if isinstance(error, SentinelScanError):
+            self.lost, self._cause = str(error), error
+        elif isinstance(error, Exception):
+            self.lost, self._cause = f"a reply cannot be understood ({type(error).__name__})", error
+        else:
+            self.lost = "a command on it was cancelled before its reply had come"
+
+    def check(self) -> None:
+        """Raise LeaseLost if the connection is gone."""
+        if self.lost:
+            msg = f"this lease's connection to {self.server.address} is gone: {self.lost}; lease another one"
+            raise LeaseLost(msg) from self._cause
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the next one to have it would find it as new."""
+        return not self.lost and self.connection.usable and self.state.clean
+
+
+class ConnectionPool:
+    """The connections of one client beside the shared one, all to its present server."""
+
+    def __init__(self, source: SingleServer | SentinelService) -> None:
+        self._source = source
+        # Its places: one for each connection that is out. First come, first served.
+        self._room = trio.Semaphore(source.settings.max_connections)
+        # At rest, the last one used at the end. Invariant: each is for the present target.
+        self._idle: list[tuple[Connection, Target]] = []
+        self._out: set[Loan] = set()
+        # Around each wait for a place, to be ended with the client, and each attempt to connect, with its target.
+        self._waits: set[trio.CancelScope] = set()
+        self._attempts: set[trio.CancelScope] = set()
+        self._nursery: trio.Nursery | None = None
+        # Invariant: while True, there is no connection, in or out, and none is made.
+        self._closed = True
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """From now on a change of masters closes every connection to the old one at once."""
+        self._nursery = nursery
+        self._closed = False
+        self._source.on_change.add(self._leave_old_master)
+
+    async def aclose(self) -> None:  # noqa: ASYNC910 (closing takes no time)
+        """Close every connection, those that are out too, and make no other."""
+        self._closed = True
+        self._source.on_change.discard(self._leave_old_master)
+        for scope in self._waits | self._attempts:
+            scope.cancel(reason="the client was closed")
+        for loan in list(self._out):
+            loan.lost = loan.lost or "the client was closed"
+            await loan.connection.aclose()
+        while self._idle:
+            connection, _ = self._idle.pop()
+            await connection.aclose()
+
+    async def take(self) -> Loan:
+        """A connection to the present server, to be given back. It waits for its turn, however long that takes, and
+        then for a server up to `failover_timeout`.
+
+        Raises ServerUnavailable, AuthenticationFailed, ProtocolError, ClientClosed.
+        """
+        with trio.CancelScope() as turn:
+            self._waits.add(turn)
+            try:
+                await self._room.acquire()
+            finally:
+                self._waits.discard(turn)
+            try:
+                loan = Loan(*await self._connected())
+            except BaseException:
+                self._room.release()
+                raise
+            self._out.add(loan)
+            return loan
+        raise self._was_closed()
+
+    async def give_back(self, loan: Loan) -> None:  # noqa: ASYNC910 (closing takes no time)
+        """A loan is over."""
+        self._out.discard(loan)
+        self._room.release()
+        reusable = loan.reusable and not self._closed and loan.target.version == self._source.target.version
+        # Whoever still has the loan in hand must not use what is somebody else's from now on.
+        loan.lost = loan.lost or "it was given back"
+        if reusable:
+            self._idle.append((loan.connection, loan.target))
+        else:
+            await loan.connection.aclose()
+
+    async def _connected(self) -> tuple[Connection, Target]:  # noqa: ASYNC910 (its caller has waited for its turn)
+        deadline = trio.current_time() + self._source.failover_timeout
+        problem: Exception = ServerConnectionError(f"{self._source.target.address} did not take a connection")
+        while True:
+            if self._closed:
+                raise self._was_closed()
+            while self._idle:
+                idle, of = self._idle.pop()
+                if idle.usable and idle.is_quiet:
+                    return idle, of
+                await idle.aclose()
+            target = self._source.target
+            try:
+                # No await lies between its last look at the target and the return: it is to the master now.
+                connection = await self._connect(target, deadline)
+                if connection is not None:
+                    return connection, target
+            except (ServerConnectionError, ResponseTimeout) as error:
+                problem = error
+            if trio.current_time() >= deadline:
+                msg = f"no server gave a connection within {self._source.failover_timeout:g} s: {problem}"
+                raise ServerUnavailable(msg) from problem
+            if self._source.target.version == target.version:
+                await trio.sleep(RETRY_PERIOD)
+
+    async def _connect(self, target: Target, deadline: float) -> Connection | None:
+        """A connection to `target`; None if another master was named meanwhile, or the time was up."""
+        with trio.move_on_at(deadline) as attempt:
+            self._attempts.add(attempt)
+            try:
+                connection = await self._source.connect(target)
+            finally:
+                self._attempts.discard(attempt)
+            greeting = connection.greeting
+            assert greeting is not None
+            unfit = unfit_for_scanning(greeting.role, target.address, wants_master=self._source.wants_master)
+            if self._closed or self._source.target.version != target.version:
+                await connection.aclose()
+                return None
+            # A replica that is still loading may be talked to; a "master" that says it is none may not.
+            if unfit and self._source.wants_master:
+                await connection.aclose()
+                raise RoleMismatch(unfit)
+            logger.debug("connected to %s, for one caller", greeting.identity)
+            return connection
+        return None
+
+    def _leave_old_master(self) -> None:
+        target = self._source.target
+        reason = f"MASTER_CHANGE: the master is {target.address}"
+        for attempt in self._attempts:
+            attempt.cancel(reason=reason)
+        left = [connection for connection, of in self._idle if of.version != target.version]
+        self._idle = [(connection, of) for connection, of in self._idle if of.version == target.version]
+        for loan in self._out:
+            if loan.target.version != target.version and not loan.lost:
+                loan.lost = reason
+                left.append(loan.connection)
+        if self._nursery is not None:
+            for connection in left:
+                self._nursery.start_soon(connection.aclose)
+
+    @staticmethod
+    def _was_closed() -> ClientClosed:
+        return ClientClosed("the client is not open (any more): there is no connection to be had")
