@@ -31,8 +31,11 @@ from ._core.errors import (
     ServerConnectionError as ServerConnectionError,
     ServerUnavailable as ServerUnavailable,
     ServiceUnknown as ServiceUnknown,
+    SubscriberOverflow as SubscriberOverflow,
+    SubscriptionLost as SubscriptionLost,
 )
 from ._core.identity import Address as Address, ServerIdentity as ServerIdentity
+from ._core.messages import Gap as Gap, Message as Message
 from ._core.summary import (
     Certificate as Certificate,
     Restart as Restart,
@@ -40,6 +43,7 @@ from ._core.summary import (
     ScanSummary as ScanSummary,
 )
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
+from ._trio.pubsub import Subscriber as Subscriber
 from ._trio.scan import ScanPages as ScanPages
 from ._version import __version__ as __version__
 

@@ -27,9 +27,11 @@ from .._core.errors import (
     ResponseTimeout,
     ServerConnectionError,
 )
+from .._core.messages import OnFull, checked_subscriber_options
 from .._core.scan_options import checked_scan_options
 from .._core.urls import parse_url
 from .nurseries import open_service_nursery
+from .pubsub import Subscriber, open_subscriber
 from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
 from .shared import RETRY_PERIOD, SharedConnection
@@ -176,6 +178,46 @@ class _Client(AsyncCoreCommands):
         )
         self._check_open()
         return open_scan(options, self._source)
+
+    def pubsub(
+        self,
+        *,
+        ignore_subscribe_messages: bool = False,
+        buffer: int = 1024,
+        on_full: OnFull = "block",
+        health_check_interval: float | None = 5.0,
+    ) -> AbstractAsyncContextManager[Subscriber]:
+        """Subscribe to channels and patterns, through reconnects and changes of masters.
+
+        ::
+
+            async with client.pubsub() as subscriber:
+                await subscriber.subscribe("news")
+                async for item in subscriber:
+                    match item:
+                        case Message(): ...
+                        case Gap(): ...  # messages may be missing here
+
+        It has a connection of its own, made when something is first subscribed to, and follows the master.
+
+        - `ignore_subscribe_messages`: whether `get_message` and `listen` leave out all but messages, as in redis-py.
+        - `buffer`: how many messages may wait to be received.
+        - `on_full`: what happens to the next one then. "block" stops reading, so that nothing is lost before the
+          server's own buffer is full, too (it then drops the connection, which shows as a `Gap`); "drop_oldest" and
+          "drop_newest" drop, which shows as a `Gap` that counts them; "raise" ends with `SubscriberOverflow`.
+        - `health_check_interval`: after so many seconds without a word from the server it is made to answer, within
+          `response_timeout`. None never does that.
+
+        Raises ConfigError for an argument that cannot be.
+        """
+        options = checked_subscriber_options(
+            ignore_subscribe_messages=ignore_subscribe_messages,
+            buffer=buffer,
+            on_full=on_full,
+            health_check_interval=health_check_interval,
+        )
+        self._check_open()
+        return open_subscriber(options, self._source, self._encoder)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command, given as its words, and return its reply as redis-py would.

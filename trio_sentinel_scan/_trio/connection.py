@@ -128,6 +128,12 @@ class Connection:
         await trio.lowlevel.checkpoint()
         return reply
 
+    def hand_over(self) -> tuple[Stream, Decoder]:
+        """Its stream and decoder, for one who subscribes; here only `aclose` is left to do."""
+        assert self.usable
+        self._spent = True
+        return self._stream, self._decoder
+
     def use_encoding(self, encoding: str | None, errors: str) -> None:
         """From the next reply on, strings are decoded so. (The handshake's own are always bytes.)"""
         assert self.usable
