@@ -46,7 +46,7 @@ class Gap:
     old_server: ServerIdentity | None
     new_server: ServerIdentity | None
     # When the last was heard of the old connection, and when the new one held the subscriptions. (Of messages that
-    # were dropped: when the first and the last of them came.)
+    # were dropped: when the first and the last of them were.)
     began: float
     ended: float
     # How many messages were dropped because the buffer was full; 0 for an interruption, where nobody knows.
