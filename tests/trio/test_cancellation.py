@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from tests.trio.fakes import CancelAtStep, Error, Network, Reply, Service, on_mock_time, settled, sweep, tasks_below
-from trio_sentinel_scan import CommandOutcomeUnknown, RedisClient, ScanInterrupted, SentinelClient
+from trio_sentinel_scan import CommandOutcomeUnknown, Gap, RedisClient, ScanInterrupted, SentinelClient
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -101,7 +101,27 @@ async def a_scan_that_fails(service: Service) -> None:
         await client.ping()
 
 
-SCENARIOS = [failover_in_mid_scan, trouble_in_mid_scan, slow_servers, two_consumers, a_scan_that_fails]
+async def a_subscriber(service: Service) -> None:
+    """Subscribe, receive, see the connection lost and the master change, receive on, unsubscribe."""
+    async with SentinelClient(service.addresses, "mymaster") as client, client.pubsub(buffer=2) as subscriber:
+        await subscriber.subscribe("a", "b")
+        await subscriber.psubscribe("p.*")
+        service.master.program.publish(b"a", b"1", b"2", b"3", b"4")
+        for _ in range(4):
+            await subscriber.receive()
+        service.master.drop_clients()
+        assert isinstance(await subscriber.receive(), Gap)
+        service.fail_over(kill=False)
+        assert isinstance(await subscriber.receive(), Gap)
+        await subscriber.unsubscribe("a")
+        service.master.program.publish(b"b", b"5")
+        assert await subscriber.get_message(ignore_subscribe_messages=True, timeout=1) is None
+        await subscriber.receive()
+        await subscriber.ping()
+        await subscriber.reset()
+
+
+SCENARIOS = [failover_in_mid_scan, trouble_in_mid_scan, slow_servers, two_consumers, a_scan_that_fails, a_subscriber]
 
 
 # ---- the machinery ----------------------------------------------------------------------------------------------

@@ -227,6 +227,11 @@ class Subscriptions:
 
     # ---- the connection ------------------------------------------------------------------------------------------
 
+    @property
+    def has_commands(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self._to_send)
+
     def commands(self) -> list[tuple[Argument, ...]]:
         """What is to be sent. It is not given out twice."""
         commands, self._to_send = self._to_send, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -18,7 +19,7 @@ from .nurseries import open_service_nursery
 from .pubsub_link import SubscriberLink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from redis._parsers.encoders import Encoder
     from redis.typing import ChannelT, Subscription
@@ -179,14 +180,9 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
             return None
         return self._as_dict(item, ignore=ignore_subscribe_messages)  # noqa: ASYNC910 (the item was waited for)
 
-    async def listen(self) -> AsyncGenerator[_Dict]:  # noqa: ASYNC900 (no nursery, no scope)
+    def listen(self) -> AsyncIterator[_Dict]:
         """redis-py's `listen`: dictionaries, until nothing is subscribed to any more. Raises as `receive` does."""
-        while (item := await self._next(only_while_subscribed=True)) is not None:
-            if isinstance(item, Handled):
-                await self._handle(item)
-            elif (found := self._as_dict(item)) is not None:
-                yield found  # noqa: ASYNC911 (the next one is waited for)
-        await trio.lowlevel.checkpoint()
+        return _Listening(self._next_dict)
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
@@ -208,6 +204,15 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
                 return None
             self._in_a_row = 0
             await self._link.moved.wait()
+
+    async def _next_dict(self) -> _Dict | None:
+        """What `listen` gives next; None at its end."""
+        while (item := await self._next(only_while_subscribed=True)) is not None:
+            if isinstance(item, Handled):
+                await self._handle(item)
+            elif (found := self._as_dict(item)) is not None:
+                return found
+        return None
 
     def _take(self) -> Item:
         self._in_a_row += 1
@@ -287,6 +292,18 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         where = f" at {self._plan.server}" if self._plan.is_connected else ", not connected"
         channels, patterns = len(self._plan.wanted(Kind.CHANNEL)), len(self._plan.wanted(Kind.PATTERN))
         return f"<Subscriber of {channels} channels and {patterns} patterns{where}>"
+
+
+class _Listening(AsyncIterator[_Dict]):
+    """An iterator and no generator: one may leave it in the middle."""
+
+    def __init__(self, get: Callable[[], Awaitable[_Dict | None]]) -> None:
+        self._get = get
+
+    async def __anext__(self) -> _Dict:
+        if (found := await self._get()) is None:
+            raise StopAsyncIteration
+        return found
 
 
 def _closed() -> ClientClosed:

@@ -207,6 +207,8 @@ class SubscriberLink:
                 plan.take(reply, now)
                 if mailbox.must_wait and not plan.must_read:
                     await self._wait_for_room()
+            if plan.has_commands:
+                self._outgoing.ring()
             self._extend_patience()
             self.moved.ring()
 
@@ -238,11 +240,9 @@ class SubscriberLink:
 
     async def _write(self, stream: Stream) -> None:
         while True:
-            commands = self.plan.commands()
-            if not commands:
+            while not self.plan.has_commands:
                 await self._outgoing.wait()
-                continue
             with trio.move_on_after(self._response_timeout) as scope:
-                await stream.send(encode_commands(commands))
+                await stream.send(encode_commands(self.plan.commands()))
             if scope.cancelled_caught:
                 raise ServerConnectionError(f"nothing could be sent within {self._response_timeout:g} s")
