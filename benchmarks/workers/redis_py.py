@@ -66,7 +66,7 @@ def pubsub(stage: Stage) -> None:
     expected, left = stage.task["data"].encode(), stage.task["messages"]
     with redis.Redis(host=stage.host, port=stage.port) as client, client.pubsub() as subscriber:
         subscriber.subscribe(CHANNEL)
-        assert subscriber.get_message(timeout=10)["type"] == "subscribe"
+        assert (subscriber.get_message(timeout=10) or {})["type"] == "subscribe"
         stage.ready()
         stage.publish()
         for message in subscriber.listen():
@@ -81,7 +81,7 @@ async def pubsub_on_asyncio(stage: Stage) -> None:
     expected, left = stage.task["data"].encode(), stage.task["messages"]
     async with redis_asyncio.Redis(host=stage.host, port=stage.port) as client, client.pubsub() as subscriber:
         await subscriber.subscribe(CHANNEL)
-        assert (await subscriber.get_message(timeout=10))["type"] == "subscribe"
+        assert ((await subscriber.get_message(timeout=10)) or {})["type"] == "subscribe"
         stage.ready()
         stage.publish()
         async for message in subscriber.listen():

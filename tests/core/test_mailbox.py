@@ -52,7 +52,7 @@ def test_items_come_out_as_they_came_in() -> None:
 
 
 def test_block_says_when_to_stop_and_when_to_go_on() -> None:
-    """It goes on only at half: not to and fro for each message."""
+    """It goes on only at half: not back and forth for each message."""
     mailbox = Mailbox(4, "block")
     put(mailbox, 1, 2, 3)
     assert not mailbox.must_wait

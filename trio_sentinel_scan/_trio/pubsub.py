@@ -19,10 +19,13 @@ from .nurseries import open_service_nursery
 from .pubsub_link import SubscriberLink
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
     from redis._parsers.encoders import Encoder
     from redis.typing import ChannelT, Subscription
+
+    Names: TypeAlias = ChannelT | Iterable[ChannelT]
+    Subscriptions: TypeAlias = ChannelT | Subscription | Iterable[ChannelT | Subscription]
 
     from .._core.messages import SubscriberOptions
     from .._core.subscriptions import Ticket
@@ -62,7 +65,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
 
     # ---- subscribing ---------------------------------------------------------------------------------------------
 
-    async def subscribe(self, *args: ChannelT | Subscription, **kwargs: Handler) -> None:
+    async def subscribe(self, *args: Subscriptions, **kwargs: Handler) -> None:
         """Subscribe to channels; returns when the server has confirmed all of them.
 
         As in redis-py, a keyword's value is a handler: it is called (and awaited, if it is async) by whoever receives,
@@ -74,18 +77,18 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         """
         await self._subscribe(Kind.CHANNEL, args, kwargs)
 
-    async def psubscribe(self, *args: ChannelT | Subscription, **kwargs: Handler) -> None:
+    async def psubscribe(self, *args: Subscriptions, **kwargs: Handler) -> None:
         """Subscribe to patterns, as `subscribe` does to channels."""
         await self._subscribe(Kind.PATTERN, args, kwargs)
 
-    async def unsubscribe(self, *args: ChannelT) -> None:
+    async def unsubscribe(self, *args: Names) -> None:
         """Unsubscribe from channels, or from all of them; returns when the server has confirmed it.
 
         Messages of theirs that are still on their way are dropped; those that wait in the buffer are handed out.
         """
         await self._unsubscribe(Kind.CHANNEL, args)
 
-    async def punsubscribe(self, *args: ChannelT) -> None:
+    async def punsubscribe(self, *args: Names) -> None:
         """Unsubscribe from patterns, or from all of them, as `unsubscribe` does from channels."""
         await self._unsubscribe(Kind.PATTERN, args)
 
