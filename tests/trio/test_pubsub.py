@@ -800,7 +800,7 @@ async def test_nothing_is_left_after_the_block(service: Service, client: Sentine
         await left[0].receive()
 
 
-async def test_a_client_that_is_not_open(service: Service) -> None:
+async def test_a_client_that_is_not_open(service: Service) -> None:  # noqa: ASYNC124 (its fixtures are async)
     with pytest.raises(ClientClosed):
         SentinelClient(service.addresses, "mymaster").pubsub()
 
