@@ -11,9 +11,7 @@ that holds it again.
 
 from __future__ import annotations
 
-import enum
 from collections import deque
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +22,7 @@ from .mailbox import Mailbox
 from .messages import Confirmation, Gap, Handler
 from .reconnecting import Reconnecting
 from .replies import as_text, is_list
+from .subscription_parts import CONFIRMATIONS, Asked, Interruption, Kind, Ticket, Wanted
 from .verdicts import Verdict, verdict_of
 from .wire import Push
 
@@ -40,68 +39,6 @@ __all__ = ["Kind", "Subscriptions", "Ticket"]
 NAMES_PER_COMMAND: Final = 1000
 
 
-class Kind(enum.Enum):
-    """What a name names. The value is what its commands begin with."""
-
-    CHANNEL = ""
-    PATTERN = "P"
-
-
-# The first word of a confirmation -> what was confirmed, and whether it is a subscription.
-_CONFIRMATIONS: Final = {
-    f"{kind.value}{command}".lower().encode(): (kind, wants)
-    for kind in Kind
-    for command, wants in (("SUBSCRIBE", True), ("UNSUBSCRIBE", False))
-}
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """A call that waits for the server's word. Once it is settled, nothing about it changes any more."""
-
-    # None: a PING.
-    kind: Kind | None
-    wants: bool
-    names: tuple[bytes, ...]
-    settled: bool = False
-    error: Exception | None = None
-    # Whether the caller has gone: nobody is there to be told of an error.
-    abandoned: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Wanted:
-    """A name that is wanted."""
-
-    handler: Handler | None
-    # The call that asked for it last.
-    ticket: Ticket
-
-
-@dataclass(slots=True, eq=False)
-class _Asked:
-    """A command that the server has not answered in full."""
-
-    kind: Kind | None
-    wants: bool
-    names: tuple[bytes, ...]
-    # The call whose command it is; None for what the subscriber asks by itself.
-    ticket: Ticket | None = None
-    # Whether it makes up for what a lost connection held.
-    restores: bool = False
-    # How many of `names` were confirmed.
-    confirmed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Interruption:
-    """What the next Gap will tell."""
-
-    cause: str
-    old_server: ServerIdentity | None
-    began: float
-
-
 class Subscriptions:
     """One subscriber. Times are in seconds; whoever drives it gives `now`."""
 
@@ -115,7 +52,7 @@ class Subscriptions:
         self.server: ServerIdentity | None = None
         # How many interruptions have become a Gap.
         self.gaps = 0
-        self._wanted: dict[Kind, dict[bytes, _Wanted]] = {kind: {} for kind in Kind}
+        self._wanted: dict[Kind, dict[bytes, Wanted]] = {kind: {} for kind in Kind}
         self._channels = self._wanted[Kind.CHANNEL]
         self._patterns = self._wanted[Kind.PATTERN]
         # Calls that are not settled.
@@ -123,7 +60,7 @@ class Subscriptions:
         self._connected = False
         # Invariant: these four are empty, and `_restoring` is 0, while `_connected` is False.
         self._held: dict[Kind, set[bytes]] = {kind: set() for kind in Kind}
-        self._asked: deque[_Asked] = deque()
+        self._asked: deque[Asked] = deque()
         self._to_send: list[tuple[Argument, ...]] = []
         self._refused: list[tuple[Kind, bytes, Exception]] = []
         # How many of `_asked` make up for what a lost connection held.
@@ -132,7 +69,7 @@ class Subscriptions:
         self._missed: set[tuple[Kind, bytes]] = set()
         self._regained = False
         # Invariant: None unless something in `_missed`, or `_regained`, is owed a Gap that was not told yet.
-        self._interruption: _Interruption | None = None
+        self._interruption: Interruption | None = None
 
     # ---- what can be asked of it ---------------------------------------------------------------------------------
 
@@ -166,7 +103,7 @@ class Subscriptions:
         """These names are wanted from now on, whatever becomes of the ticket's caller."""
         ticket = Ticket(kind, True, tuple(handlers))
         for name, handler in handlers.items():
-            self._wanted[kind][name] = _Wanted(handler, ticket)
+            self._wanted[kind][name] = Wanted(handler, ticket)
         self._tickets[ticket] = None
         if self._connected:
             self._ask_for(ticket)
@@ -198,7 +135,7 @@ class Subscriptions:
 
     def check_health(self) -> None:
         """Nothing was heard for a while: have the server answer."""
-        self._ask(_Asked(None, True, ()))
+        self._ask(Asked(None, True, ()))
 
     def abandon(self, ticket: Ticket) -> None:
         """Its caller has gone. What it asked for stands."""
@@ -244,7 +181,7 @@ class Subscriptions:
         for kind, wanted in self._wanted.items():
             names = [name for name, want in wanted.items() if want.ticket not in self._tickets]
             for at in range(0, len(names), NAMES_PER_COMMAND):
-                self._ask(_Asked(kind, True, tuple(names[at : at + NAMES_PER_COMMAND]), restores=True))
+                self._ask(Asked(kind, True, tuple(names[at : at + NAMES_PER_COMMAND]), restores=True))
         for ticket in tuple(self._tickets):
             self._ask_for(ticket, restores=True)
         self._check_restored(now)
@@ -256,7 +193,7 @@ class Subscriptions:
                 (kind, name) for kind, held in self._held.items() for name in held if name in self._wanted[kind]
             )
             if self._missed and self._interruption is None:
-                self._interruption = _Interruption(cause, self.server, heard)
+                self._interruption = Interruption(cause, self.server, heard)
         self._regained = False
         self._connected = False
         for held in self._held.values():
@@ -283,7 +220,7 @@ class Subscriptions:
                 want = self._channels.get(reply[1])
             elif word == b"pmessage" and len(reply) == 4:
                 want = self._patterns.get(reply[1])
-            elif word in _CONFIRMATIONS:
+            elif word in CONFIRMATIONS:
                 self._take_confirmation(word, reply[1], reply[2], now)
                 return
             else:
@@ -317,7 +254,7 @@ class Subscriptions:
             raise ProtocolError("the server answered what it was not asked")
 
     def _take_confirmation(self, word: bytes, name: bytes, count: int, now: float) -> None:
-        kind, wants = _CONFIRMATIONS[word]
+        kind, wants = CONFIRMATIONS[word]
         asked = self._asked[0] if self._asked else None
         if asked is None or (asked.kind, asked.wants) != (kind, wants) or asked.names[asked.confirmed] != name:
             raise ProtocolError("the server confirmed what it was not asked for")
@@ -334,7 +271,7 @@ class Subscriptions:
         if asked.confirmed == len(asked.names):
             self._answered(now)
 
-    def _take_refusal(self, asked: _Asked, error: RedisError, now: float) -> None:
+    def _take_refusal(self, asked: Asked, error: RedisError, now: float) -> None:
         if asked.kind is None:
             # Whatever it says, it is alive.
             self._answered(now, error)
@@ -349,7 +286,7 @@ class Subscriptions:
             for name in filter(partial(self._is_mine, asked.kind), asked.names):
                 if len(asked.names) > 1:
                     # Which of them it was is not said: each is asked for by itself.
-                    self._ask(_Asked(asked.kind, True, (name,), restores=True))
+                    self._ask(Asked(asked.kind, True, (name,), restores=True))
                 else:
                     self._unwant(asked.kind, name)
                     self._refused.append((asked.kind, name, error))
@@ -386,13 +323,13 @@ class Subscriptions:
 
     def _ask_for(self, ticket: Ticket, *, restores: bool = False) -> None:
         if ticket.kind is None:
-            self._ask(_Asked(None, True, (), ticket, restores))
+            self._ask(Asked(None, True, (), ticket, restores))
             return
         wanted = self._wanted[ticket.kind]
         names = tuple(name for name in ticket.names if not ticket.wants or name in wanted)
-        self._ask(_Asked(ticket.kind, ticket.wants, names, ticket, restores))
+        self._ask(Asked(ticket.kind, ticket.wants, names, ticket, restores))
 
-    def _ask(self, asked: _Asked) -> None:
+    def _ask(self, asked: Asked) -> None:
         self._asked.append(asked)
         self._restoring += asked.restores
         if asked.kind is None:
