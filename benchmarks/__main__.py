@@ -1,4 +1,4 @@
-"""python -m benchmarks scan|latency|failover|memory|commands"""
+"""python -m benchmarks scan|latency|failover|memory|commands|pubsub"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from trio_sentinel_scan.testing import HarnessError
 
-from . import commands, failover, latency, memory, scan
+from . import commands, failover, latency, memory, pubsub, scan
 from .peers import KINDS, CannotBegin
 from .report import Report
 
@@ -58,6 +58,8 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
             return partial(failover.failover, report, keys=given.keys, count=given.count, **common)
         case "commands":
             return partial(commands.commands, report, peers=given.peers, tasks=given.tasks, calls=given.calls, **common)
+        case "pubsub":
+            return partial(pubsub.pubsub, report, peers=given.peers, messages=given.messages, **common)
         case _:
             verb = {"latency": latency.latency, "memory": memory.memory}[given.verb]
             return partial(verb, report, peers=given.peers, keys=given.keys, count=given.count, **common)
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Starts servers of its own, runs ours and the peers in turns, and prints medians (least..most).",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="scan|latency|failover|memory|commands")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub")
 
     verb = _add(verbs, "scan", "keys per second, CPU time per key, how busy the server is", repeat=5, keys=1_000_000)
     _add_peers(verb, scan.DEFAULT_PEERS)
@@ -105,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_peers(verb, commands.DEFAULT_PEERS)
     verb.add_argument("--tasks", type=_numbers, default=list(commands.DEFAULT_TASKS), metavar="N,N")
     verb.add_argument("--calls", type=int, default=commands.CALLS, metavar="N", help="in all (%(default)s)")
+
+    verb = _add(verbs, "pubsub", "messages to one subscriber", repeat=5, keys=None)
+    _add_peers(verb, pubsub.DEFAULT_PEERS)
+    verb.add_argument("--messages", type=_positive, default=pubsub.MESSAGES, metavar="N", help="default: %(default)s")
     return parser
 
 

@@ -19,8 +19,11 @@ from trio_sentinel_scan import RedisClient, __version__
 from .machine import package_version
 from .runs import python_worker
 
-What = Literal["scan", "get"]
+What = Literal["scan", "get", "pubsub"]
 Task = dict[str, Any]
+
+_EVERYTHING: Final[tuple[What, ...]] = ("scan", "get", "pubsub")
+_ALL_BUT_PUBSUB: Final[tuple[What, ...]] = ("scan", "get")
 
 OURS: Final = "ours"
 # What ratios are ratios to.
@@ -60,7 +63,7 @@ class _Kind:
     """A peer that there might be."""
 
     find: Callable[[], tuple[str, Callable[[Task], list[str]]]]
-    does: tuple[What, ...] = ("scan", "get")
+    does: tuple[What, ...] = _EVERYTHING
 
 
 def find_peers(names: Sequence[str], what: What, note: Callable[[str], None]) -> list[Peer]:
@@ -135,7 +138,7 @@ def _cache() -> Path:
     return folder
 
 
-def _in_python(module: str, *distributions: str, on: str = "") -> _Kind:
+def _in_python(module: str, *distributions: str, on: str = "", does: tuple[What, ...] = _EVERYTHING) -> _Kind:
     def find() -> tuple[str, Callable[[Task], list[str]]]:
         versions = []
         for name in distributions:
@@ -145,7 +148,7 @@ def _in_python(module: str, *distributions: str, on: str = "") -> _Kind:
             versions.append(f"{name} {version}")
         return ", ".join(versions), lambda task: python_worker(module, task | {"on": on})
 
-    return _Kind(find)
+    return _Kind(find, does)
 
 
 def _find_ours() -> tuple[str, Callable[[Task], list[str]]]:
@@ -189,8 +192,8 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "redis-uvloop": _in_python("redis_py", "redis", "hiredis", "uvloop", on="uvloop"),
     "coredis-trio": _in_python("coredis_anyio", "coredis", "trio", on="trio"),
     "coredis-asyncio": _in_python("coredis_anyio", "coredis", on="asyncio"),
-    "glide-asyncio": _in_python("valkey_glide", "valkey-glide", on="asyncio"),
-    "glide-trio": _in_python("valkey_glide", "valkey-glide", "trio", on="trio"),
-    "node-redis": _Kind(_find_node_redis),
+    "glide-asyncio": _in_python("valkey_glide", "valkey-glide", on="asyncio", does=_ALL_BUT_PUBSUB),
+    "glide-trio": _in_python("valkey_glide", "valkey-glide", "trio", on="trio", does=_ALL_BUT_PUBSUB),
+    "node-redis": _Kind(_find_node_redis, does=_ALL_BUT_PUBSUB),
     REFERENCE: _Kind(_find_c_loop, does=("scan",)),
 }

@@ -32,10 +32,13 @@ from ._core.errors import (
     ServerConnectionError as ServerConnectionError,
     ServerUnavailable as ServerUnavailable,
     ServiceUnknown as ServiceUnknown,
+    SubscriberOverflow as SubscriberOverflow,
+    SubscriptionLost as SubscriptionLost,
     TooManyCommandsWaiting as TooManyCommandsWaiting,
     TopologyUnavailable as TopologyUnavailable,
 )
 from ._core.identity import Address as Address, ServerIdentity as ServerIdentity
+from ._core.messages import Gap as Gap, Message as Message
 from ._core.statistics import ClientStatistics as ClientStatistics
 from ._core.summary import (
     Certificate as Certificate,
@@ -63,6 +66,7 @@ from ._trio.client import RedisClient as RedisClient, SentinelClient as Sentinel
 from ._trio.lease import Lease as Lease
 from ._trio.lock import Lock as Lock
 from ._trio.pipeline import Pipeline as Pipeline
+from ._trio.pubsub import Subscriber as Subscriber
 from ._trio.scan import ScanPages as ScanPages
 from ._trio.topology import TopologyEvents as TopologyEvents
 from ._version import __version__ as __version__

@@ -10,10 +10,13 @@ What it used of the machine is read from outside, between its first line and its
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+CHANNEL = "bench"
 
 
 @dataclass
@@ -23,6 +26,8 @@ class Stage:
     task: dict[str, Any] = field(default_factory=lambda: json.loads(sys.argv[1]))
     _began: float = 0.0
     _turns: int = 0
+    # Kept, so that the server does not find it closed.
+    _publisher: socket.socket | None = None
 
     @property
     def host(self) -> str:
@@ -47,6 +52,14 @@ class Stage:
         """True once, and on until the time is over for which the task is to be repeated."""
         self._turns += 1
         return self._turns == 1 or time.perf_counter() - self._began < self.task.get("at_least", 0)
+
+    def publish(self) -> None:
+        """Have the server publish everything, by itself and in one go; nothing here waits for that."""
+        script = "for _ = 1, ARGV[1] do redis.call('PUBLISH', KEYS[1], ARGV[2]) end"
+        words = ["EVAL", script, "1", CHANNEL, str(self.task["messages"]), self.task["data"]]
+        command = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+        self._publisher = socket.create_connection((self.host, self.port))
+        self._publisher.sendall(command.encode())
 
     def done(self, **figures: object) -> None:
         """Stop the clock, and be looked at."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from . import Stage
+from . import CHANNEL, Stage
 
 # By name, so that the type checkers do not ask for them where they are not installed.
 anyio: Any = importlib.import_module("anyio")
@@ -40,6 +40,23 @@ async def get(stage: Stage) -> None:
         stage.done()
 
 
+async def pubsub(stage: Stage) -> None:
+    expected, left = stage.task["data"].encode(), stage.task["messages"]
+    async with (
+        coredis.Redis(host=stage.host, port=stage.port) as client,
+        client.pubsub(ignore_subscribe_messages=True) as subscriber,
+    ):
+        await subscriber.subscribe(CHANNEL)
+        stage.ready()
+        stage.publish()
+        async for message in subscriber:
+            assert message["data"] == expected
+            left -= 1
+            if not left:
+                break
+        stage.done()
+
+
 if __name__ == "__main__":
     current = Stage()
-    anyio.run({"scan": scan, "get": get}[current.task["what"]], current, backend=current.task["on"])
+    anyio.run({"scan": scan, "get": get, "pubsub": pubsub}[current.task["what"]], current, backend=current.task["on"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import trio
 
-from trio_sentinel_scan import RedisClient
+from trio_sentinel_scan import Message, RedisClient
 
-from . import Stage
+from . import CHANNEL, Stage
 
 
 async def scan(stage: Stage) -> None:
@@ -48,6 +48,21 @@ async def get(stage: Stage) -> None:
         stage.done()
 
 
+async def pubsub(stage: Stage) -> None:
+    expected, left = stage.task["data"].encode(), stage.task["messages"]
+    async with RedisClient((stage.host, stage.port)) as client, client.pubsub() as subscriber:
+        await subscriber.subscribe(CHANNEL)
+        stage.ready()
+        stage.publish()
+        async for item in subscriber:
+            assert isinstance(item, Message)
+            assert item.data == expected
+            left -= 1
+            if not left:
+                break
+        stage.done()
+
+
 if __name__ == "__main__":
     current = Stage()
-    trio.run({"scan": scan, "get": get}[current.task["what"]], current)
+    trio.run({"scan": scan, "get": get, "pubsub": pubsub}[current.task["what"]], current)

@@ -8,7 +8,7 @@ import importlib
 import redis
 from redis import asyncio as redis_asyncio
 
-from . import Stage
+from . import CHANNEL, Stage
 
 _DEFAULT_POOL = 100
 
@@ -62,6 +62,36 @@ async def get_on_asyncio(stage: Stage) -> None:
         stage.done()
 
 
+def pubsub(stage: Stage) -> None:
+    expected, left = stage.task["data"].encode(), stage.task["messages"]
+    with redis.Redis(host=stage.host, port=stage.port) as client, client.pubsub() as subscriber:
+        subscriber.subscribe(CHANNEL)
+        assert (subscriber.get_message(timeout=10) or {})["type"] == "subscribe"
+        stage.ready()
+        stage.publish()
+        for message in subscriber.listen():
+            assert message["data"] == expected
+            left -= 1
+            if not left:
+                break
+        stage.done()
+
+
+async def pubsub_on_asyncio(stage: Stage) -> None:
+    expected, left = stage.task["data"].encode(), stage.task["messages"]
+    async with redis_asyncio.Redis(host=stage.host, port=stage.port) as client, client.pubsub() as subscriber:
+        await subscriber.subscribe(CHANNEL)
+        assert ((await subscriber.get_message(timeout=10)) or {})["type"] == "subscribe"
+        stage.ready()
+        stage.publish()
+        async for message in subscriber.listen():
+            assert message["data"] == expected
+            left -= 1
+            if not left:
+                break
+        stage.done()
+
+
 def _client_for(stage: Stage) -> redis_asyncio.Redis:
     """By default each task that finds no free connection gets a new one, and from the 101st on an error."""
     if stage.task["tasks"] <= _DEFAULT_POOL:
@@ -70,14 +100,16 @@ def _client_for(stage: Stage) -> redis_asyncio.Redis:
     return redis_asyncio.Redis.from_pool(pool)
 
 
+_ON_ASYNCIO = {"scan": scan_on_asyncio, "get": get_on_asyncio, "pubsub": pubsub_on_asyncio}
+
+
 if __name__ == "__main__":
     current = Stage()
     what = current.task["what"]
     match current.task["on"]:
         case "threads":
-            {"scan": scan, "get": get}[what](current)
+            {"scan": scan, "get": get, "pubsub": pubsub}[what](current)
         case "uvloop":
-            main = {"scan": scan_on_asyncio, "get": get_on_asyncio}[what]
-            importlib.import_module("uvloop").run(main(current))
+            importlib.import_module("uvloop").run(_ON_ASYNCIO[what](current))
         case _:
-            asyncio.run({"scan": scan_on_asyncio, "get": get_on_asyncio}[what](current))
+            asyncio.run(_ON_ASYNCIO[what](current))

@@ -173,6 +173,17 @@ def test_what_does_not_fit_the_encoding_at_all_is_a_decode_error() -> None:
         decoder.next_reply()
 
 
+def test_where_a_reply_begins_is_known() -> None:
+    decoder = Decoder()
+    assert decoder.is_between_replies
+    decoder.feed(b"+OK\r\n+A")
+    assert [decoder.next_reply(), decoder.next_reply()] == [b"OK", NOT_YET]
+    assert not decoder.is_between_replies
+    decoder.feed(b"\r\n")
+    assert decoder.next_reply() == b"A"
+    assert decoder.is_between_replies
+
+
 def test_not_yet_is_no_reply() -> None:
     """None, False and 0 are replies; NOT_YET says what it is."""
     assert read_all(b"_\r\n#f\r\n:0\r\n$-1\r\n") == [None, False, 0, None]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,25 @@ async def test_export_keys() -> None:
         exported = dict(map(json.loads, done.stdout.splitlines()))
         assert exported == {key.decode(): "v" for key in keys}
         assert b"says master" in done.stderr
+
+
+async def test_follow_channels() -> None:
+    said = bytearray()
+    async with LocalRedis() as server, trio.open_nursery() as nursery:
+        command = [sys.executable, str(EXAMPLES / "follow_channels.py"), server.url, "a*", "b"]
+        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+
+        start = partial(trio.run_process, command, stdout=subprocess.PIPE, env=environment, check=False)
+        process: trio.Process = await nursery.start(start)
+        assert process.stdout is not None
+        try:
+            # Until it listens, nobody hears.
+            while await server.execute("PUBLISH", "a1", "hello") == 0:  # noqa: ASYNC110 (no event tells of it)
+                await trio.sleep(0.01)
+            async for part in process.stdout:
+                said += part
+                if b"\n" in said:
+                    break
+        finally:
+            process.kill()
+    assert said == b"a1: hello\n"

@@ -19,6 +19,7 @@ import trio.testing
 from tests.trio.fakes import CancelAtStep, Error, Network, Reply, Service, on_mock_time, settled, sweep, tasks_below
 from trio_sentinel_scan import (
     CommandOutcomeUnknown,
+    Gap,
     MasterChange,
     RedisClient,
     ReplicaRemove,
@@ -153,6 +154,26 @@ async def connections_of_their_own(service: Service) -> None:
         await use_all_of(client, service)
 
 
+async def a_subscriber(service: Service) -> None:
+    """Subscribe, receive, see the connection lost and the master change, receive on, unsubscribe."""
+    async with SentinelClient(service.addresses, "mymaster") as client, client.pubsub(buffer=2) as subscriber:
+        await subscriber.subscribe("a", "b")
+        await subscriber.psubscribe("p.*")
+        service.master.program.publish(b"a", b"1", b"2", b"3", b"4")
+        for _ in range(4):
+            await subscriber.receive()
+        service.master.drop_clients()
+        assert isinstance(await subscriber.receive(), Gap)
+        service.fail_over(kill=False)
+        assert isinstance(await subscriber.receive(), Gap)
+        await subscriber.unsubscribe("a")
+        service.master.program.publish(b"b", b"5")
+        assert await subscriber.get_message(ignore_subscribe_messages=True, timeout=1) is None
+        await subscriber.receive()
+        await subscriber.ping()
+        await subscriber.reset()
+
+
 SCENARIOS = [
     connections_of_their_own,
     failover_in_mid_scan,
@@ -161,6 +182,7 @@ SCENARIOS = [
     two_consumers,
     a_scan_that_fails,
     servers_that_come_up_later,
+    a_subscriber,
 ]
 
 

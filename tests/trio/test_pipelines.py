@@ -162,9 +162,8 @@ async def test_a_transaction_whose_reply_was_lost_is_in_doubt(
     """All of it was written, so all of it may have run. It is not sent again."""
     service.master.tap(at, instead=instead)
     async with client.pipeline() as pipe:
-        with pytest.raises(CommandOutcomeUnknown, match=r"^a transaction of 2 commands \(SET, INCRBY\) was sent to") as caught:
-            CommandOutcomeUnknown, match=r"^a transaction of 2 commands \(.*\) was sent to 10\.0"
-        ) as caught:
+        says = r"^a transaction of 2 commands \(SET, INCRBY\) was sent to 10\.0"
+        with pytest.raises(CommandOutcomeUnknown, match=says) as caught:
             await pipe.set("secret", 1).incr("n").execute()
     assert "secret" not in str(caught.value)
     assert len(service.master.commands("MULTI")) == 1

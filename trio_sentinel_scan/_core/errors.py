@@ -41,6 +41,8 @@ __all__ = [
     "ServerConnectionError",
     "ServerUnavailable",
     "ServiceUnknown",
+    "SubscriberOverflow",
+    "SubscriptionLost",
     "TooManyCommandsWaiting",
     "TopologyUnavailable",
 ]
@@ -156,6 +158,26 @@ class LeaseLost(ServerConnectionError):
     (Or it only reads, and was sent when the connection went.) A lease is bound to one server process: lease another
     connection. `__cause__` is what happened to this one, where that was an error.
     """
+
+
+# ---- Pub/Sub ---------------------------------------------------------------------------------------------------
+
+
+class SubscriberOverflow(SentinelScanError):
+    """The subscriber's buffer was full, and ``on_full="raise"`` forbids to drop or to wait. It has ended."""
+
+
+class SubscriptionLost(SentinelScanError, redis_errors.ResponseError):
+    """The server refused what nobody was waiting for any more: a subscription that was held before, as a rule.
+
+    It is not tried again; the subscriber goes on with the others. `channels` and `patterns` are those that it gave up,
+    as bytes (they are not in the message); `__cause__` is the server's reply.
+    """
+
+    def __init__(self, message: str, channels: tuple[bytes, ...] = (), patterns: tuple[bytes, ...] = ()) -> None:
+        super().__init__(message)
+        self.channels = channels
+        self.patterns = patterns
 
 
 # ---- A scan's end that is not "complete" -----------------------------------------------------------------------

@@ -134,6 +134,11 @@ class Decoder:
             self._opening = begun if len(begun) < _OPENING else None
         self._reader.feed(data)
 
+    @property
+    def is_between_replies(self) -> bool:
+        """Whether a reply begins at the next byte."""
+        return not self._reader.has_data()
+
     def next_reply(self, *, decode: bool = True) -> Reply:
         """The next whole reply, or `NOT_YET`. An error reply is *returned*, as an exception of redis-py's.
 

@@ -20,6 +20,7 @@ from .._core.errors import (
     ConfigError,
     TopologyUnavailable,
 )
+from .._core.messages import OnFull, checked_subscriber_options
 from .._core.scan_options import checked_scan_options
 from .._core.statistics import ClientStatistics
 from .._core.urls import parse_url
@@ -30,6 +31,7 @@ from .nurseries import open_service_nursery
 from .own_connection import PoolRunner
 from .pipeline import PipelineOwner
 from .pool import ConnectionPool
+from .pubsub import Subscriber, open_subscriber
 from .scan import ScanPages, open_scan
 from .sentinel import SentinelMonitor
 from .sentinel_commands import ask_a_sentinel
@@ -204,6 +206,46 @@ class _Client(PipelineOwner):
         """
         self._check_open()
         return open_lease(self._dialect, self._pool)
+
+    def pubsub(
+        self,
+        *,
+        ignore_subscribe_messages: bool = False,
+        buffer: int = 1024,
+        on_full: OnFull = "block",
+        health_check_interval: float | None = 5.0,
+    ) -> AbstractAsyncContextManager[Subscriber]:
+        """Subscribe to channels and patterns, through reconnects and changes of masters.
+
+        ::
+
+            async with client.pubsub() as subscriber:
+                await subscriber.subscribe("news")
+                async for item in subscriber:
+                    match item:
+                        case Message(): ...
+                        case Gap(): ...  # messages may be missing here
+
+        It has a connection of its own, made when something is first subscribed to, and follows the master.
+
+        - `ignore_subscribe_messages`: whether `get_message` and `listen` leave out all but messages, as in redis-py.
+        - `buffer`: how many messages may wait to be received.
+        - `on_full`: what happens to the next one then. "block" stops reading, so that nothing is lost before the
+          server's own buffer is full, too (it then drops the connection, which shows as a `Gap`); "drop_oldest" and
+          "drop_newest" drop, which shows as a `Gap` that counts them; "raise" ends with `SubscriberOverflow`.
+        - `health_check_interval`: after so many seconds without a word from the server it is made to answer, within
+          `response_timeout`. None never does that.
+
+        Raises ConfigError for an argument that cannot be.
+        """
+        options = checked_subscriber_options(
+            ignore_subscribe_messages=ignore_subscribe_messages,
+            buffer=buffer,
+            on_full=on_full,
+            health_check_interval=health_check_interval,
+        )
+        self._check_open()
+        return open_subscriber(options, self._source, self._dialect.encoder)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Run one command, given as its words, and return its reply as redis-py would.

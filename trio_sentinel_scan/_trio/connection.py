@@ -139,7 +139,9 @@ class Connection:
         self._decoder = Decoder(encoding, errors)
 
     def hand_over(self) -> tuple[Stream, Decoder]:
-        """Its stream and decoder, to somebody who goes on with them instead, and calls `note_closed` at their end."""
+        """Its stream and decoder, to somebody who goes on with them; `aclose` or, where those are closed, `note_closed`
+        is all that is left to do here.
+        """
         assert self.usable
         self._spent = True
         return self._stream, self._decoder

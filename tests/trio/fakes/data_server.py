@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
 
-from .resp import Error, Simple
+from .resp import Error, Many, Push, Simple
 from .table import Table
 
 __all__ = ["DataServer", "Session", "User"]
@@ -40,6 +40,8 @@ class Session:
     refused: bool = False
     # What the watched keys held.
     watched: dict[tuple[int, bytes], Value | None] = field(default_factory=dict)
+    # Of a data server's: (b"" or b"p", the channel or pattern).
+    subscriptions: set[tuple[bytes, bytes]] = field(default_factory=set)
 
 
 @dataclass
@@ -49,6 +51,8 @@ class User:
     password: str | None = None
     # Commands that it may not use, such as "SCAN".
     forbidden: frozenset[str] = frozenset()
+    # Channels and patterns that it may not subscribe to.
+    secret: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class DataServer:
         self.on_write: Callable[[int, bytes, Value | None], None] = lambda db, key, value: None
         self.run_id = ""
         self._tables: dict[int, Table] = {}
+        self._sessions: list[Session] = []
         self.restart()
 
     def restart(self) -> None:
@@ -89,6 +94,7 @@ class DataServer:
         self.run_id = f"{self._rng.getrandbits(160):040x}"
         self.scripts: set[bytes] = set()
         self._seed = self._rng.randbytes(16)
+        self._sessions.clear()
         self._tables = {}
         for db, keys in self.data.items():
             for key in keys:
@@ -132,6 +138,7 @@ class DataServer:
 
     def joined(self, session: Session) -> None:
         """A connection was made."""
+        self._sessions.append(session)
         default = self.users["default"]
         session.user = "default" if default.password is None else None
 
@@ -276,7 +283,47 @@ class DataServer:
         return [str(after), keys]
 
     def _do_ping(self, session: Session) -> Any:
-        return Simple("PONG")
+        return [b"pong", b""] if session.protocol == 2 and session.subscriptions else Simple("PONG")
+
+    # ---- Pub/Sub -------------------------------------------------------------------------------------------------
+
+    def publish(self, channel: bytes, *messages: bytes) -> None:
+        """Say something to whoever has subscribed."""
+        for data in messages:
+            for session in self._sessions:
+                for kind, name in sorted(session.subscriptions):
+                    if kind == b"" and name == channel:
+                        session.push(Push([b"message", channel, data]))
+                    elif kind == b"p" and fnmatch.fnmatchcase(channel.decode(), name.decode()):
+                        session.push(Push([b"pmessage", name, channel, data]))
+
+    def _do_subscribe(self, session: Session, *names: bytes) -> Any:
+        return self._subscribe(session, b"", names)
+
+    def _do_psubscribe(self, session: Session, *names: bytes) -> Any:
+        return self._subscribe(session, b"p", names)
+
+    def _subscribe(self, session: Session, kind: bytes, names: tuple[bytes, ...]) -> Any:
+        if session.user is not None and self.users[session.user].secret & set(names):
+            return Error("NOPERM No permissions to access a channel")
+        answers = Many()
+        for name in names:
+            session.subscriptions.add((kind, name))
+            answers.append(Push([kind + b"subscribe", name, len(session.subscriptions)]))
+        return answers
+
+    def _do_unsubscribe(self, session: Session, *names: bytes) -> Any:
+        return self._unsubscribe(session, b"", names)
+
+    def _do_punsubscribe(self, session: Session, *names: bytes) -> Any:
+        return self._unsubscribe(session, b"p", names)
+
+    def _unsubscribe(self, session: Session, kind: bytes, names: tuple[bytes, ...]) -> Any:
+        answers = Many()
+        for name in names:
+            session.subscriptions.discard((kind, name))
+            answers.append(Push([kind + b"unsubscribe", name, len(session.subscriptions)]))
+        return answers
 
     def _do_dbsize(self, session: Session) -> Any:
         return len(self._table(session.db))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar
 
 import hiredis
@@ -364,7 +363,7 @@ class Host(Generic[ProgramT_co]):
         return wire
 
     async def _serve(self, wire: Wire) -> None:
-        session = Session(push=partial(self._push, wire))
+        session = Session(push=lambda value: self._push(wire, session, value))
         session_joined = False
         reader = hiredis.Reader()
         while data := await wire.read():
@@ -411,9 +410,9 @@ class Host(Generic[ProgramT_co]):
         if tap is not None and tap.after is not None:
             tap.after()
 
-    def _push(self, wire: Wire, value: Any) -> None:
+    def _push(self, wire: Wire, session: Session, value: Any) -> None:
         if not self.hung:
-            wire.write(encode(value))
+            wire.write(encode(value, session.protocol))
 
 
 # ---- all of them -------------------------------------------------------------------------------------------------

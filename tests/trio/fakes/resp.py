@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["ABSURD", "Error", "Push", "Simple", "encode"]
+__all__ = ["ABSURD", "Error", "Many", "Push", "Simple", "encode"]
 
 
 class Simple(str):
@@ -21,6 +21,12 @@ class Error(str):
 
 class Push(list[Any]):
     """Something that the server says by itself; RESP2 has no other form for it than a list."""
+
+
+class Many(list[Any]):
+    """Several replies to one command, one after the other."""
+
+    __slots__ = ()
 
 
 def encode(value: Any, protocol: int = 2) -> bytes:
@@ -42,6 +48,8 @@ def encode(value: Any, protocol: int = 2) -> bytes:
             return b"%%%d\r\n" % len(value) + b"".join(encode(item, 3) for pair in value.items() for item in pair)
         case dict():
             return encode([item for pair in value.items() for item in pair], protocol)
+        case Many():
+            return b"".join(encode(item, protocol) for item in value)
         case Push() if protocol == 3:
             return b">%d\r\n" % len(value) + b"".join(encode(item, 3) for item in value)
         case _:
