@@ -44,6 +44,12 @@ def test_an_error_reply_is_an_outcome() -> None:
     assert read_scan_replies([NOPERM], ADDRESS) == [NOPERM]
 
 
+def test_a_role_may_stand_between_them() -> None:
+    """As bytes or decoded, a master's or a replica's."""
+    replies = [[b"master", 5, []], [b"0", []], ["slave", "10.0.0.1", 6379, "sync", 7]]
+    assert read_scan_replies(replies, ADDRESS) == [Role("master"), (0, []), Role("slave", link="sync")]
+
+
 def test_replies_stay_in_their_order() -> None:
     """Which SCAN each one answers is told by that alone."""
     assert read_scan_replies([[b"3", [b"a"]], NOPERM, [b"0", []]], ADDRESS) == [(3, [b"a"]), NOPERM, (0, [])]

@@ -23,6 +23,7 @@ from .verdicts import Verdict, verdict_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .certificate import Basis
     from .identity import ServerIdentity
     from .scan_options import ScanOptions
     from .scan_replies import ScanReply
@@ -90,7 +91,7 @@ class Sweep:
         # What it said of itself when the pass was bound to it.
         self.role = role
         self.format = form
-        self._basis = options.basis
+        self._basis: Basis = options.basis
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
