@@ -55,7 +55,7 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
                 **common,
             )
         case "failover":
-            return partial(failover.failover, report, keys=given.keys, count=given.count, **common)
+            return partial(failover.failover, report, keys=given.keys, count=given.count, hang=given.hang, **common)
         case "commands":
             return partial(commands.commands, report, peers=given.peers, tasks=given.tasks, calls=given.calls, **common)
         case "pubsub":
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _add(verbs, "failover", "from the change of masters to the next page", repeat=20, keys=100_000)
     verb.add_argument("--count", type=int, metavar="N", help="COUNT (default: our own)")
+    verb.add_argument("--hang", action="store_true", help="masters that hang, under GETs, instead of scans")
 
     verb = _add(verbs, "memory", "growth of the client over a scan", repeat=3, keys=5_000_000)
     _add_peers(verb, memory.DEFAULT_PEERS)

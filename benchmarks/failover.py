@@ -77,8 +77,18 @@ class _Ear(logging.Handler):
             self.promoted = self.promoted or now
 
 
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """A master that hangs while commands are under way, in milliseconds up to the first reply of the next one."""
+
+    after_switch_master: float | None
+    after_known: float | None
+    # From the SIGSTOP; most of it is Sentinel's.
+    after_stop: float
+
+
 async def failover(
-    report: Report, *, repeat: int, wait_for_quiet: float, keys: int, count: int | None, binary: Path | None
+    report: Report, *, repeat: int, wait_for_quiet: float, keys: int, count: int | None, hang: bool, binary: Path | None
 ) -> None:
     async with LocalSentinel(binary=binary, down_after=2.0, patience=120) as sentinel:
         server = sentinel.nodes[0].binary
@@ -87,6 +97,9 @@ async def failover(
             "ours": f"trio-sentinel-scan {__version__}",
         }
         report.head()
+        if hang:
+            await _hang_often(report, sentinel, repeat, wait_for_quiet)
+            return
         expected = await sentinel.fill(keys)
         found: list[Failover] = []
         for at in range(1, repeat + 1):
@@ -138,6 +151,54 @@ async def _fail_over(sentinel: LocalSentinel, expected: set[bytes], count: int |
         why=summary.restarts[0].reason,
         keys_lost=len(expected - seen),
         others=others,
+    )
+
+
+async def _hang_often(report: Report, sentinel: LocalSentinel, repeat: int, wait_for_quiet: float) -> None:
+    found: list[Hang] = []
+    for at in range(1, repeat + 1):
+        await sentinel.wait_until_ready()
+        await quiet(wait_for_quiet)
+        one = await _hang(sentinel)
+        found.append(one)
+        report.progress(f"  hang {at} of {repeat}: a reply {one.after_stop:.0f} ms after the SIGSTOP")
+    figures: dict[str, list[float | None]] = {
+        "+switch-master heard to first reply": [one.after_switch_master for one in found],
+        "change known to first reply": [one.after_known for one in found],
+        "SIGSTOP to first reply": [one.after_stop for one in found],
+    }
+    rows = []
+    for label, values in figures.items():
+        spread = Spread.of(values)
+        if spread is not None:
+            rows.append([label, *(f"{value:,.1f}" for value in (spread.median, spread.low, spread.high))])
+    title = f"{len(found)} masters that hang (SIGSTOP) under GETs, without a response_timeout, in milliseconds"
+    report.table(title, ["", "median", "least", "most"], rows, [asdict(one) for one in found])
+
+
+async def _hang(sentinel: LocalSentinel) -> Hang:
+    """GETs one after the other; the master is stopped, and the first reply after that is its successor's."""
+    victim = await sentinel.master()
+    with _listening() as ear:
+        # No timeout of the client's could be what ends the wait.
+        async with SentinelClient(
+            sentinel.sentinels, sentinel.service, response_timeout=None, failover_timeout=None
+        ) as client:
+            await trio.sleep(_SETTLING)
+            await client.get("key")
+            await victim.pause()
+            stopped = time.perf_counter()
+            ear.listen()
+            await client.get("key")
+            first = time.perf_counter()
+            if ear.switch_master is None:
+                # The reply came before the event.
+                await trio.sleep(1)
+    await victim.resume()
+    return Hang(
+        after_switch_master=_milliseconds(ear.switch_master, first),
+        after_known=_milliseconds(ear.changed, first),
+        after_stop=(first - stopped) * 1000,
     )
 
 
