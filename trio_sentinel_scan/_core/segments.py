@@ -168,6 +168,7 @@ class Segments:
         # runs over its end comes twice.
         left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.start)
         left *= 1 - segment.count_asked**-0.5
+        left -= 2 * left**0.5
         return count if left >= count else max(int(left), min(count, LAST_COUNT))
 
     def _without_neighbours(self, index: int, reached: int, keys: list[Any]) -> list[Any]:
