@@ -52,6 +52,11 @@ def clients_tasks() -> list[str]:
     return found
 
 
+def scans_tasks() -> list[str]:
+    """Those of them that are a scan's; a client has some of its own for as long as it is open."""
+    return [name for name in clients_tasks() if name.startswith("trio_sentinel_scan._trio.scan.")]
+
+
 async def identity_of(server: LocalRedis) -> ServerIdentity:
     """The process that runs there now."""
     return ServerIdentity(await server.run_id(), Address(*server.address))

@@ -107,12 +107,12 @@ async def test_the_loop_breaks(nursery: trio.Nursery) -> None:
     async with open_booth(nursery, keys=KEYS) as booth, booth.client() as client:
         account: Account[bytes] = Account()
         async with client.open_scan(count=100, segments=1) as pages:
-            assert "trio_sentinel_scan._trio.scan.Scan.produce" in clients_tasks()
+            assert "trio_sentinel_scan._trio.scan.Scan.produce" in scans_tasks()
             async for page in pages:
                 account.note(page)
                 if len(account.pages) == 3:
                     break
-        assert clients_tasks() == []
+        assert scans_tasks() == []
         await until_scan_is_gone(booth)
         account.check_summary(pages.summary)
         assert not pages.summary.complete
@@ -157,7 +157,7 @@ async def test_the_loop_raises_in_the_middle_of_a_failover(nursery: trio.Nursery
                     await stage.first.kill()
                     raise error
         assert caught.value is error
-        assert clients_tasks().count("trio_sentinel_scan._trio.scan.Scan.produce") == 0
+        assert scans_tasks() == []
         assert not scans[0].summary.complete
 
 
@@ -179,7 +179,7 @@ async def test_the_scan_is_cancelled(nursery: trio.Nursery, where: str) -> None:
                     nursery.start_soon(_cancel_at, booth.proxy.stop_request(names(word)), scope)
                 await drain(pages)
         assert scope.cancelled_caught
-        assert clients_tasks() == []
+        assert scans_tasks() == []
         await until_scan_is_gone(booth)
         assert not scans[0].summary.complete
         with pytest.raises(trio.ClosedResourceError):
