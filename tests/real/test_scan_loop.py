@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.real.proxy import is_page, names
-from tests.real.scenes import Account, clients_tasks, drain, open_booth, open_stage, until, until_in
+from tests.real.scenes import Account, clients_tasks, drain, open_booth, open_stage, scans_tasks, until, until_in
 from trio_sentinel_scan import RedisClient, ScanPage, ScanPages
 from trio_sentinel_scan._core.scan_states import State
 
