@@ -99,9 +99,9 @@ class SubscriberLink:
             self._abort.cancel(reason=reason)
 
     @property
-    def is_down(self) -> bool:
-        """Whether there is no connection, nor one in the making."""
-        return self._abort is None
+    def attempt(self) -> object:
+        """Stands for the present connection, from dialling on; None while there is none."""
+        return self._abort
 
     # ---- the task ------------------------------------------------------------------------------------------------
 
