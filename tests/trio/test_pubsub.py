@@ -749,10 +749,12 @@ async def test_an_error_of_ours_is_raised_and_not_kept_quiet(
 # ---- its end ----------------------------------------------------------------------------------------------------
 
 
-async def test_reset_begins_anew(service: Service, subscriber: Subscriber) -> None:
+async def test_reset_begins_anew(service: Service, subscriber: Subscriber, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "trio_sentinel_scan.pubsub")
     publish(service, b"x")
     await settled()
     await subscriber.reset()
+    assert caplog.messages == ["the subscriber's connection to 10.0.0.1:6379 ended: reset"]
     assert subscriber_wires(service.master) == 0
     assert not subscriber.subscribed
     assert await subscriber.get_message() is None
