@@ -23,6 +23,7 @@ from tests.trio.fakes import (
     tasks_below,
 )
 from trio_sentinel_scan import (
+    ClientClosed,
     RedisClient,
     ScanPages,
     SentinelClient,
@@ -364,3 +365,36 @@ async def test_a_role_that_comes_late_is_not_taken_for_the_certificates(
     assert sorted(found) == sorted([*service.keys(), *service.keys()])
     (restart,) = pages.summary.restarts
     assert restart.reason == "no certificate: the server's role is slave, it was master"
+
+
+@pytest.mark.parametrize("state", ["reading", "handing over", "waiting for a server"])
+async def test_when_the_client_is_closed_its_scans_end(network: Network, state: str) -> None:
+    """At once, and for that reason: the Sentinels that would confirm the master are not asked any more."""
+    service = Service(network, keys=500)
+    client = SentinelClient(service.addresses, "mymaster")
+    async with trio.open_nursery() as nursery:
+        async with client:
+            opened = trio.Event()
+
+            @nursery.start_soon
+            async def _scan() -> None:
+                async with client.open_scan(count=10, segments=1, prefetch=0) as pages:
+                    await pages.receive()
+                    if state == "waiting for a server":
+                        service.master.kill()
+                    elif state == "reading":
+                        service.master.hang()
+                        with trio.move_on_after(1):
+                            while True:
+                                await pages.receive()
+                    await settled()
+                    opened.set()
+                    with pytest.raises(ClientClosed, match="its scans"), trio.fail_after(0.1):
+                        while True:
+                            await pages.receive()
+                assert not pages.summary.complete
+
+            await opened.wait()
+        await settled()
+    assert network.open_client_ends == []
+    assert client._source.on_stop == set()
