@@ -394,6 +394,7 @@ class Driver:
                     return None
                 return steps.Answered([self._scan(link) for _ in range(min(self.batch, len(link.owed)))])
             case steps.Certify(_, _, target):
+                assert not link.owed, "what is still to come would be taken for the evidence"
                 if link.process.hangs:
                     return None
                 return self._evidence(link.process, target)

@@ -7,6 +7,7 @@ import pytest
 from tests.core._scan_model import B, Driver, World, cursors_asked, is_complete, keys_named, reasons
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.errors import ServerUnavailable
+from trio_sentinel_scan._core.scan_replies import ROLE_REQUEST
 from trio_sentinel_scan._core.scan_states import State
 from trio_sentinel_scan._core.sweep import ROLE_PERIOD, Sweep
 
@@ -100,6 +101,21 @@ def test_a_role_is_no_answer_to_a_scan() -> None:
         driver.step()
     assert isinstance(driver.plan.error, ServerUnavailable)
     assert 10 <= driver.now - begun < 15
+
+
+def test_the_last_role_is_waited_for_before_the_certificate() -> None:
+    """It may come in a read of its own, behind the last keys; and it may be bad news."""
+    driver = under_way(World(KEYS))
+    driver.batch = 1
+    rode_along = 0
+    while driver.plan.state is State.SCANNING:
+        driver.now += ROLE_PERIOD
+        driver.take_all()
+        rode_along += isinstance(step := driver.step(), steps.Ask) and step.data.endswith(ROLE_REQUEST)
+    assert rode_along > 20
+    driver.run()
+    is_complete(driver)
+    assert driver.plan.epoch == 0
 
 
 def test_a_master_that_loses_a_replica_is_worth_a_question() -> None:

@@ -54,6 +54,9 @@ REPLIES = [
     ("ERR", "ERR", Verdict.REFUSED),
     ("", "ERR", Verdict.REFUSED),
     ("something without a code", "ERR", Verdict.REFUSED),
+    # A script's, with a key in it.
+    ("USER:42 has no account", "ERR", Verdict.REFUSED),
+    ("SEARCH_INDEX_NOT_FOUND Index not found", "SEARCH_INDEX_NOT_FOUND", Verdict.REFUSED),
     ("NOPROTO unsupported protocol version", "NOPROTO", Verdict.REFUSED),
     ("EXECABORT Transaction discarded because of: LOADING Redis is loading", "EXECABORT", Verdict.REFUSED),
     ("MOVED 1234 10.0.0.2:6379", "MOVED", Verdict.REFUSED),

@@ -109,6 +109,31 @@ async def test_outside_of_its_block_a_client_is_closed(network: Network) -> None
             await client.ping()
 
 
+async def test_nor_is_it_entered_while_it_connects(network: Network) -> None:
+    """Two blocks' tasks would be each other's."""
+    service = Service(network)
+    network.connect_delay = 1.0
+    client = SentinelClient(service.addresses, "mymaster")
+
+    async def be_in_it() -> None:
+        async with client:
+            await client.ping()
+            await trio.sleep(10)
+            await client.ping()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(be_in_it)
+        await settled()
+        with pytest.raises(ClientClosed, match="is open already"):
+            await client.__aenter__()
+    # And one that could not be entered can be, later.
+    service.master.vanish()
+    with pytest.raises(MasterNotFound):
+        await client.__aenter__()
+    service.master.resume()
+    await be_in_it()
+
+
 async def test_one_client_is_one_block_at_a_time(network: Network) -> None:
     service = Service(network)
     async with RedisClient(service.master.address) as client:

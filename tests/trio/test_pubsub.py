@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
 import pytest
@@ -748,16 +749,60 @@ async def test_an_error_of_ours_is_raised_and_not_kept_quiet(
 # ---- its end ----------------------------------------------------------------------------------------------------
 
 
-async def test_reset_begins_anew(service: Service, subscriber: Subscriber) -> None:
+async def test_reset_begins_anew(service: Service, subscriber: Subscriber, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "trio_sentinel_scan.pubsub")
     publish(service, b"x")
     await settled()
     await subscriber.reset()
+    assert caplog.messages == ["the subscriber's connection to 10.0.0.1:6379 ended: reset"]
     assert subscriber_wires(service.master) == 0
     assert not subscriber.subscribed
     assert await subscriber.get_message() is None
     await subscriber.subscribe("d")
     publish(service, b"y", channel=b"d")
     assert await take(subscriber, 1) == [b"y"]
+
+
+async def test_a_reset_waits_for_its_own_connection_only(service: Service, subscriber: Subscriber) -> None:
+    """Another task subscribes meanwhile, and the next connection is there before the reset looks."""
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscriber.subscribe, "d")
+            await subscriber.reset()
+    publish(service, b"x", channel=b"d")
+    assert await take(subscriber, 1) == [b"x"]
+
+
+@pytest.mark.parametrize("kind", ["one server", "a service"])
+async def test_when_the_client_is_closed_its_subscribers_end(network: Network, kind: str) -> None:
+    """Nobody would tell them of another master. What had come until then is handed out first."""
+    service = Service(network)
+    async with trio.open_nursery() as nursery:
+        address = service.master.address
+        client = RedisClient(address) if kind == "one server" else SentinelClient(service.addresses, "mymaster")
+        async with client:
+            opening = client.pubsub()
+            subscriber = await nursery.start(_subscribed, opening)
+            publish(service, b"x")
+            await settled()
+        await settled()
+        assert service.master.open_wires == []
+        assert await take(subscriber, 1) == [b"x"]
+        for call in (subscriber.receive, subscriber.ping):
+            with pytest.raises(ClientClosed, match="the client was closed"):
+                await call()
+        nursery.cancel_scope.cancel()
+    assert client._source.on_stop == set()
+
+
+async def _subscribed(
+    opening: AbstractAsyncContextManager[Subscriber], task_status: trio.TaskStatus[Subscriber]
+) -> None:
+    """A subscriber in a task of its own, which stays in the block."""
+    async with opening as subscriber:
+        await subscriber.subscribe("c")
+        task_status.started(subscriber)
+        await trio.sleep_forever()
 
 
 async def test_closing_wakes_who_receives_and_who_calls(service: Service, subscriber: Subscriber) -> None:

@@ -23,10 +23,12 @@ from tests.trio.fakes import (
     tasks_below,
 )
 from trio_sentinel_scan import (
+    ClientClosed,
     RedisClient,
     ScanPages,
     SentinelClient,
 )
+from trio_sentinel_scan._core import sweep as sweep_module
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -342,3 +344,57 @@ async def test_a_cancellation_in_the_same_tick_as_a_page(network: Network) -> No
             outcomes[scope.cancelled_caught] += 1
     assert sorted(found) == sorted(service.keys())
     assert min(outcomes.values()) > 1
+
+
+async def test_a_role_that_comes_late_is_not_taken_for_the_certificates(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rode along with the last SCAN, and was true then; the certificate is to tell what is true now."""
+    monkeypatch.setattr(sweep_module, "ROLE_PERIOD", 0.0)
+    service = Service(network, keys=30)
+    first, release = service.master, trio.Event()
+    async with RedisClient(first.address) as client:
+        # (The handshake of the scan's connection asks for the first.)
+        first.tap("ROLE", skip=1, instead=Hold(release))
+        async with client.open_scan(segments=1, count=1000) as pages:
+            found = list(await pages.receive())
+            await settled()
+            first.program.master = service.servers[1].address
+            release.set()
+            found += [key async for page in pages for key in page]
+    assert sorted(found) == sorted([*service.keys(), *service.keys()])
+    (restart,) = pages.summary.restarts
+    assert restart.reason == "no certificate: the server's role is slave, it was master"
+
+
+@pytest.mark.parametrize("state", ["reading", "handing over", "waiting for a server"])
+async def test_when_the_client_is_closed_its_scans_end(network: Network, state: str) -> None:
+    """At once, and for that reason: the Sentinels that would confirm the master are not asked any more."""
+    service = Service(network, keys=500)
+    client = SentinelClient(service.addresses, "mymaster")
+    async with trio.open_nursery() as nursery:
+        async with client:
+            opened = trio.Event()
+
+            @nursery.start_soon
+            async def _scan() -> None:
+                async with client.open_scan(count=10, segments=1, prefetch=0) as pages:
+                    await pages.receive()
+                    if state == "waiting for a server":
+                        service.master.kill()
+                    elif state == "reading":
+                        service.master.hang()
+                        with trio.move_on_after(1):
+                            while True:
+                                await pages.receive()
+                    await settled()
+                    opened.set()
+                    with pytest.raises(ClientClosed, match="its scans"), trio.fail_after(0.1):
+                        while True:
+                            await pages.receive()
+                assert not pages.summary.complete
+
+            await opened.wait()
+        await settled()
+    assert network.open_client_ends == []
+    assert client._source.on_stop == set()

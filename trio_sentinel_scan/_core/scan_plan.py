@@ -186,10 +186,14 @@ class ScanPlan:
 
     def crashed(self, error: Exception, now: float) -> None:
         """Something that cannot happen has happened in the driver; the scan ends with it."""
+        failure = ScanError(f"internal error of trio_sentinel_scan ({type(error).__name__})", self.summary(now))
+        failure.__cause__ = error
+        self.abandon(failure, now)
+
+    def abandon(self, error: Exception, now: float) -> None:
+        """The scan ends with this, unless it has ended."""
         if self.state not in FINAL:
-            failure = ScanError(f"internal error of trio_sentinel_scan ({type(error).__name__})", self.summary(now))
-            failure.__cause__ = error
-            self._fail(failure, now)
+            self._fail(error, now)
 
     def summary(self, now: float) -> ScanSummary:
         """The account up to now."""

@@ -120,8 +120,11 @@ class Sweep:
 
     @property
     def swept(self) -> bool:
-        """Whether every segment has come to its end."""
-        return self._segments.swept
+        """Whether every segment has come to its end, and nothing is on its way: a ROLE may have ridden along.
+
+        Its reply would be taken for an answer to what is asked next, which is the certificate.
+        """
+        return self._segments.swept and not self._on_their_way
 
     @property
     def position(self) -> float | None:

@@ -71,7 +71,8 @@ def error_code(error: redis_errors.RedisError) -> str:
     if error.status_code:
         return error.status_code
     word = str(error).partition(" ")[0]
-    return word if word.isupper() else "ERR"
+    # A script's own text may begin with anything, a key for instance.
+    return word if word.isupper() and word.replace("_", "").isalnum() else "ERR"
 
 
 def verdict_of(error: redis_errors.RedisError) -> Verdict:

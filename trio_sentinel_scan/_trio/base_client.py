@@ -53,17 +53,24 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         super().__init__(Dialect(settings), PoolRunner(self._pool, self._shared, source))
         # Invariant: not None exactly inside the ``async with`` block.
         self._run: AbstractAsyncContextManager[None] | None = None
+        # While it is entered, which takes a while, and until it has been left.
+        self._in_use = False
         self._read = self._dialect.read
         self._callbacks = self._dialect.callbacks
         self._resp2_callbacks = self._dialect.resp2_callbacks
 
     async def __aenter__(self) -> Self:
         """Connect. Raises what stands in the way, at once or within seconds (with `wait_ready`: see there)."""
-        if self._run is not None:
+        if self._in_use:
             msg = f"{type(self).__name__} is open already: one client, one async with block"
             raise ClientClosed(msg)
-        run = self._running()
-        await run.__aenter__()
+        self._in_use = True
+        try:
+            run = self._running()
+            await run.__aenter__()
+        except BaseException:
+            self._in_use = False
+            raise
         self._run = run
         return self
 
@@ -76,7 +83,10 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         """Close every connection."""
         run, self._run = self._run, None
         assert run is not None
-        return await run.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102 (it ends tasks, and shields its closing)
+        try:
+            return await run.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102 (it ends tasks, and shields its closing)
+        finally:
+            self._in_use = False
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:

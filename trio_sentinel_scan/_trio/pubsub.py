@@ -138,6 +138,12 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         self._link.hang_up("closed")
         self._link.called()
 
+    def end(self) -> None:
+        """The client is closing: nobody tells of another master any more, so there is no server to be followed."""
+        self._plan.fail(ClientClosed("the client was closed, and its subscribers with it"))
+        self._link.hang_up("the client was closed")
+        self._link.called()
+
     # ---- receiving -----------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message | Gap:
@@ -146,7 +152,8 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         Raises what a handler raises; `SubscriptionLost` when the server refuses what was held before (it goes on
         with the rest); UnicodeDecodeError for a message that cannot be decoded (likewise). What has ended the
         subscriber comes after all that was received before: `ServerUnavailable`, `AuthenticationFailed`,
-        `ProtocolError`, `ConfigError`, `SubscriberOverflow`. `trio.ClosedResourceError` if it was closed.
+        `ProtocolError`, `ConfigError`, `SubscriberOverflow`, `ClientClosed` (the client's block was left).
+        `trio.ClosedResourceError` if it was closed itself.
         """
         while True:
             item = await self._next()
@@ -279,10 +286,12 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
             raise ticket.error.with_traceback(None)
 
     async def _hang_up(self, reason: str) -> None:
+        attempt = self._link.attempt
         self._link.hang_up(reason)
         self._link.called()
         await trio.lowlevel.checkpoint()
-        while not self._link.is_down:
+        # Until it is that one no more: another task's subscription may have the next one made at once.
+        while attempt is not None and self._link.attempt is attempt:
             await self._link.moved.wait()
 
     def _check_open(self) -> None:
@@ -321,8 +330,10 @@ async def open_subscriber(
     link = SubscriberLink(options, source)
     subscriber = Subscriber(link, options, encoder)
     async with open_service_nursery() as nursery:
+        source.on_stop.add(subscriber.end)
         nursery.start_soon(link.run)
         try:
             yield subscriber
         finally:
+            source.on_stop.discard(subscriber.end)
             subscriber.close()

@@ -74,6 +74,8 @@ class SubscriberLink:
         # Around the connection under way, from dialling on. Invariant: both None while there is none.
         self._abort: trio.CancelScope | None = None
         self._target: Target | None = None
+        # Why we have given it up ourselves; empty as long as we have not.
+        self._reason = ""
         # Around the present wait for bytes; None while it waits for none.
         self._reading: trio.CancelScope | None = None
         self._heard = 0.0
@@ -96,12 +98,13 @@ class SubscriberLink:
     def hang_up(self, reason: str) -> None:
         """Give the connection up, if there is one."""
         if self._abort is not None:
+            self._reason = self._reason or reason
             self._abort.cancel(reason=reason)
 
     @property
-    def is_down(self) -> bool:
-        """Whether there is no connection, nor one in the making."""
-        return self._abort is None
+    def attempt(self) -> object:
+        """Stands for the present connection, from dialling on; None while there is none."""
+        return self._abort
 
     # ---- the task ------------------------------------------------------------------------------------------------
 
@@ -139,7 +142,7 @@ class SubscriberLink:
         plan, target = self.plan, self._source.target
         problem = f"{target.address} did not take a connection"
         with trio.CancelScope(deadline=plan.reconnecting.give_up_at) as abort:
-            self._abort, self._target = abort, target
+            self._abort, self._target, self._reason = abort, target, ""
             try:
                 await self._connect_and_use(target)
             except (AuthenticationFailed, ConfigError, SubscriberOverflow) as error:
@@ -153,8 +156,8 @@ class SubscriberLink:
             finally:
                 self._abort = self._target = None
         if abort.cancelled_caught:
-            if self._source.target.version != target.version:
-                problem = self._change_of_masters()
+            if self._reason:
+                problem = self._reason
             elif plan.is_connected:
                 problem = f"{target.address} did not confirm the subscriptions"
         logger.debug("the subscriber's connection to %s ended: %s", target.address, problem)

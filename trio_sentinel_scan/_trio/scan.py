@@ -18,6 +18,7 @@ from .._core import scan_steps as steps
 from .._core.certificate import Evidence, Undecided
 from .._core.errors import (
     AuthenticationFailed,
+    ClientClosed,
     ConfigError,
     ProtocolError,
     ScanError,
@@ -52,6 +53,8 @@ class ScanSource(Protocol):
     failover_timeout: float
     # Callbacks for whenever `target` has moved.
     on_change: set[Callable[[], None]]
+    # Callbacks for when the client closes.
+    on_stop: set[Callable[[], None]]
     # Who is told of scans; None for nobody.
     telemetry: Telemetry | None
 
@@ -119,6 +122,12 @@ class Scan:
         if self.plan.master_changed(self._source.target, trio.current_time()) and self._abort is not None:
             self._abort.cancel(reason=f"MASTER_CHANGE: the master is {self._source.target.address}")
         self._tell_restarts()
+
+    def end(self) -> None:
+        """The client is closing: nobody tells of another master any more, nor confirms the one that is scanned."""
+        self.plan.abandon(ClientClosed("the client was closed, and its scans with it"), trio.current_time())
+        if self._abort is not None:
+            self._abort.cancel(reason="the client was closed")
 
     def _tell_restarts(self) -> None:
         if self.plan.epoch == self._told_epoch:
@@ -322,7 +331,7 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 
         Raises `trio.EndOfChannel` when the scan is complete, and otherwise what made it end: `ScanInterrupted`,
         `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
-        `AuthenticationFailed`, `ProtocolError`. `trio.ClosedResourceError` if this end was closed.
+        `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
         """
         while True:
             self._scan.notice_change()
@@ -370,10 +379,12 @@ async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[
     send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
     pages: ScanPages[Any] = ScanPages(scan, receive_channel)
     async with open_service_nursery() as nursery:
+        source.on_stop.add(scan.end)
         nursery.start_soon(scan.listen)
         nursery.start_soon(scan.produce, send_channel)
         try:
             with receive_channel:
                 yield pages
         finally:
+            source.on_stop.discard(scan.end)
             scan.closed()

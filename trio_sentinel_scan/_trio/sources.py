@@ -33,6 +33,8 @@ class _Source:
         self.settings: ClientSettings = settings
         self.failover_timeout: float = settings.failover_timeout
         self.on_change: set[Callable[[], None]] = set()
+        # Called, synchronously, when the client closes.
+        self.on_stop: set[Callable[[], None]] = set()
         # Set while a client is open whose application has set up OpenTelemetry.
         self.telemetry: Telemetry | None = None
 
@@ -42,6 +44,8 @@ class _Source:
 
     def stop(self) -> None:
         """The client is closing."""
+        for callback in tuple(self.on_stop):
+            callback()
 
     def dial_address(self, announced: Address) -> Address:
         return announced
@@ -156,6 +160,7 @@ class SentinelService(_Source):
             self.monitor.subscribers.add(telemetry)
 
     def stop(self) -> None:
+        super().stop()
         self.monitor.stop()
         if self.telemetry is not None:
             self.monitor.subscribers.discard(self.telemetry)
