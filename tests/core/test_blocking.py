@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from trio_sentinel_scan._core.blocking import block_time, with_block_time
+from trio_sentinel_scan._core.blocking import block_time, block_times, with_block_time
 from trio_sentinel_scan._core.commands import BLOCKING, read_command
 
 
@@ -24,6 +24,7 @@ from trio_sentinel_scan._core.commands import BLOCKING, read_command
         ("BZPOPMAX a 4", 4.0),
         ("XREAD COUNT 1 BLOCK 250 STREAMS a 0", 0.25),
         ("XREADGROUP GROUP g c BLOCK 0 STREAMS a >", math.inf),
+        ("XREADGROUP GROUP streams block BLOCK 250 STREAMS a >", 0.25),
         ("XREAD STREAMS BLOCK 0", 0.0),
         ("XREAD COUNT 1", 0.0),
         ("XREAD BLOCK", 0.0),
@@ -47,6 +48,19 @@ def test_every_blocking_command_has_a_time() -> None:
     for name in BLOCKING:
         command = read_command((name, "0", "0", "0", "0", "0"))
         assert block_time(command) == math.inf
+
+
+@pytest.mark.parametrize(
+    "names, in_multi, times",
+    [
+        ("BLPOP GET", False, [5.0, 0.0]),
+        ("BLPOP MULTI BLPOP EXEC BLPOP", False, [5.0, 0.0, 0.0, 0.0, 5.0]),
+        ("BLPOP DISCARD BLPOP", True, [0.0, 0.0, 5.0]),
+    ],
+)
+def test_within_a_transaction_nothing_waits(names: str, in_multi: bool, times: list[float]) -> None:
+    commands = [read_command((name, "a", "5"), leased=True) for name in names.split()]
+    assert block_times(commands, in_multi=in_multi) == times
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,10 @@ def test_what_is_sent_again_after_its_connection_was_lost(
         ("MULTI INCR EXEC", [b"OK", QUEUED, "-READONLY from within"], False),
         ("MULTI INCR EXEC", [b"OK", "-READONLY no", [1]], False),
         ("MULTI INCR EXEC", [b"OK", QUEUED, [1]], False),
+        # ... within: what stands beside the transaction has run.
+        ("SCRIPT MULTI INCR EXEC", [b"sha", b"OK", "-READONLY no", "-EXECABORT Transaction discarded"], True),
+        ("PUBLISH MULTI INCR EXEC", [1, b"OK", "-READONLY no", "-EXECABORT Transaction discarded"], False),
+        ("MULTI INCR EXEC MULTI INCR EXEC", [b"OK", QUEUED, [1], b"OK", "-READONLY no", "-EXECABORT no"], False),
     ],
 )
 def test_which_refusals_prove_that_nothing_ran(names: str, replies: list[object], unrun: bool) -> None:
@@ -107,6 +111,8 @@ def test_the_error_names_the_command_the_server_and_what_is_known() -> None:
         "a transaction of 2 commands (SET, INCR) was sent to 10.0.0.1:6379 and its last reply never came"
         " (10.0.0.1:6379 closed the connection); it may have run or not, and was not sent again"
     )
+    again = outcome_unknown(commands("INCR"), Address("10.0.0.1", 6379), lost, tried_again=True)
+    assert str(again).endswith("; it may have run or not, and nothing came of trying again")
 
 
 def test_a_long_batch_is_named_by_its_beginning() -> None:

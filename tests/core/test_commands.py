@@ -98,6 +98,9 @@ def test_a_refusal_names_what_does_it_better() -> None:
         ("XREAD", "COUNT", 1, "BLOCK", 0, "STREAMS", "key", "$"),
         (b"XREAD", b"block", b"0", b"streams", b"key", b"$"),
         ("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "BLOCK", 1000, "STREAMS", "key", ">"),
+        ("XREADGROUP", "GROUP", "streams", "streams", "BLOCK", 1000, "STREAMS", "key", ">"),
+        # As redis-py's xreadgroup has it.
+        ("XREADGROUP", "GROUP", "g", "c", "COUNT", 1, "MAXCOUNT", 2, "MAXSIZE", 3, "BLOCK", 0, "STREAMS", "key", ">"),
     ],
     ids=repr,
 )
@@ -115,6 +118,7 @@ def test_a_command_that_may_wait_gets_a_connection_of_its_own(args: tuple[Argume
         ("SCRIPT", "LOAD", "return 1"),
         ("XREAD", "COUNT", 1, "STREAMS", "BLOCK", "0"),
         ("XREADGROUP", "GROUP", "g", "c", "STREAMS", "key", ">"),
+        ("XREADGROUP", "GROUP", "block", "5", "STREAMS", "key", ">"),
         ("SET", "BLOCK", "REPLY"),
         ("SCRIPT",),
         ("XREAD",),

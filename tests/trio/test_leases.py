@@ -391,3 +391,35 @@ async def test_a_lease_ends_with_its_client(network: Network) -> None:
     assert ended == ["waited 1", "held"]
     with pytest.raises(ClientClosed):
         client.dedicated()
+
+
+async def test_a_transaction_on_a_lost_lease_does_not_begin_again_for_ever(
+    service: Service, client: SentinelClient
+) -> None:
+    async with client.dedicated() as lease:
+        service.fail_over()
+        await settled()
+        with trio.fail_after(10), pytest.raises(LeaseLost):
+            await lease.transaction(lambda pipe: pipe.multi(), "k")
+
+
+async def test_what_is_only_queued_is_due_at_once(service: Service, client: SentinelClient) -> None:
+    """Within a transaction BLPOP does not wait, so a server that does not answer is noticed."""
+    async with client.dedicated() as lease:
+        await lease.execute_command("MULTI")
+        service.master.hang()
+        with trio.fail_after(10), pytest.raises(CommandOutcomeUnknown):
+            await lease.blpop("k", 0)
+    assert trio.current_time() == 5
+
+
+async def test_a_leases_cursor_does_not_go_to_another_process(service: Service, client: SentinelClient) -> None:
+    """Not by the client's own connection either, which has never seen a cursor before."""
+    async with client.dedicated() as lease:
+        cursor, _ = await lease.scan(0, count=2)
+    assert cursor
+    service.fail_over()
+    await settled()
+    with pytest.raises(ScanInterrupted):
+        await client.scan(cursor, count=2)
+    assert service.master.commands("SCAN") == []

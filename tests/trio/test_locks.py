@@ -119,3 +119,32 @@ async def test_one_that_was_lost_meanwhile(service: Service, client: SentinelCli
             service.master.tap("EVALSHA", times=2, instead=Reply(0))
     async with client.lock("other", raise_on_release_error=False):
         service.master.tap("EVALSHA", times=2, instead=Reply(0))
+
+
+async def test_whoever_is_cancelled_while_he_looks_whether_he_has_it_leaves_it_free(
+    service: Service, client: SentinelClient
+) -> None:
+    late = trio.Event()
+    service.master.tap("SET", instead=HANG_UP)
+    service.master.tap("GET", instead=Hold(late))
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _reply() -> None:
+            await trio.sleep(2)
+            late.set()
+
+        with trio.move_on_after(1) as scope:
+            await client.lock("name").acquire()
+    assert scope.cancelled_caught
+    assert tokens_given_back(service)
+    assert held(service) is None
+
+
+async def test_a_lock_that_was_set_after_it_was_looked_for_is_found(service: Service, client: SentinelClient) -> None:
+    """What was lost on one connection may be run after the question for it, which came over another."""
+    service.master.tap("SET", instead=HANG_UP)
+    service.master.tap("GET", instead=Reply(None))
+    with trio.fail_after(10):
+        assert await client.lock("name").acquire(token="mine")
+    assert held(service) == b"mine"

@@ -450,3 +450,27 @@ async def test_without_the_rule_for_refusals_a_transaction_would_not_reach_the_n
     async with client.pipeline() as pipe:
         with pytest.raises(ReadOnlyError):
             await pipe.set("n", 1).execute()
+
+
+async def test_a_transaction_does_not_spin_at_a_server_that_is_busy(service: Service, client: SentinelClient) -> None:
+    def change(pipe: Pipeline) -> None:
+        pipe.multi()
+        pipe.set("k", 1)
+
+    busy = Reply(Error("BUSY Redis is busy running a script."))
+    aborted = Reply(Error("EXECABORT Transaction discarded because of previous errors."))
+    service.master.tap("SET", times=5, instead=busy)
+    service.master.tap("EXEC", times=5, instead=aborted)
+    await client.transaction(change, "k")
+    assert trio.current_time() >= 0.5
+
+
+async def test_what_stands_beside_a_refused_transaction_runs_once(service: Service, client: SentinelClient) -> None:
+    service.master.tap("SET", instead=Reply(Error("READONLY You can't write against a read only replica.")))
+    service.master.tap("EXEC", instead=Reply(Error("EXECABORT Transaction discarded because of previous errors.")))
+    pipe = client.pipeline(transaction=False).incr("n")
+    pipe.execute_command("MULTI")
+    pipe.set("k", 1)
+    pipe.execute_command("EXEC")
+    await pipe.execute(raise_on_error=False)
+    assert data(service, b"n") == b"1"

@@ -60,6 +60,9 @@ def data(service: Service, key: bytes) -> bytes | None:
     return None if value is None else value.data
 
 
+READONLY = Reply(Error("READONLY You can't write against a read only replica."))
+
+
 # ---- one connection for all -------------------------------------------------------------------------------------
 
 
@@ -391,3 +394,34 @@ async def test_it_closes_though_cancelled_and_a_bodys_exception_stays(network: N
         assert not outer.cancelled_caught
         assert tasks_below(trio.lowlevel.current_task()) == []
         assert network.open_client_ends == []
+
+
+async def test_a_connection_that_was_given_up_ends_with_its_master_too(network: Network) -> None:
+    """Else whoever waits there would wait for as long as `response_timeout` lets him, which may be for ever."""
+    service = Service(network, keys=10)
+    async with SentinelClient(service.addresses, "mymaster", response_timeout=None) as client:
+        late = trio.Event()
+        service.master.tap("SET", instead=READONLY)
+        service.master.tap("GET", instead=Hold(late))
+        service.master.delay = 0.02
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.set, "k", 1)
+                await trio.sleep(0.01)
+                nursery.start_soon(client.get, "key:1")
+                await trio.sleep(0.05)
+                service.fail_over(hang=True)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_write_that_was_sent_stays_in_doubt_if_it_cannot_be_sent_again(
+    network: Network, blocking: bool
+) -> None:
+    """That no server took it the second time says nothing of the first."""
+    service = Service(network)
+    async with SentinelClient(service.addresses, "mymaster", retry_writes=True, failover_timeout=3) as client:
+        service.master.tap("INCRBY", after=service.master.kill, instead=HANG_UP)
+        service.master.tap("BLPOP", after=service.master.kill, instead=HANG_UP)
+        with pytest.raises(CommandOutcomeUnknown, match="nothing came of trying again") as caught:
+            await (client.blpop("k", 1) if blocking else client.incr("k"))
+        assert isinstance(caught.value.__cause__, ServerUnavailable)

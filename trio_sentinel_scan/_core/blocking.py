@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 from .replies import as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .commands import Command
 
-__all__ = ["block_time", "with_block_time"]
+__all__ = ["block_option_at", "block_time", "block_times", "with_block_time"]
 
 # Command -> which argument says how long (negative: counted from the end), and how many of its unit make a second.
 _TIMEOUT_AT: Final = {
@@ -46,6 +48,31 @@ def block_time(command: Command) -> float:
     return given / per_second if given else math.inf
 
 
+def block_option_at(args: Sequence[object]) -> int | None:
+    """Where BLOCK stands among the options of XREAD and XREADGROUP; None if it does not."""
+    at = 1
+    while at < len(args):
+        word = as_text(args[at]).upper()
+        if word == "BLOCK":
+            return at
+        if word == "STREAMS":
+            # Behind it there are keys, which may be called anything ...
+            return None
+        # ... and so may a group and its consumer.
+        at += 3 if word == "GROUP" else 1
+    return None
+
+
+def block_times(commands: Sequence[Command], *, in_multi: bool) -> list[float]:
+    """`block_time` of commands that are sent one behind the other; within a transaction nothing is kept waiting."""
+    times: list[float] = []
+    for command in commands:
+        if command.name in {"MULTI", "EXEC", "DISCARD"}:
+            in_multi = command.name == "MULTI"
+        times.append(0.0 if in_multi else block_time(command))
+    return times
+
+
 def with_block_time(command: Command, seconds: float) -> Command:
     """The same command, to be kept waiting for so long: what is left of its time after it waited at a server."""
     place = _timeout_place(command)
@@ -61,11 +88,6 @@ def with_block_time(command: Command, seconds: float) -> Command:
 
 def _timeout_place(command: Command) -> tuple[int, int] | None:
     if command.name in _READS_STREAMS:
-        for at, word in enumerate(command.args):
-            said = as_text(word).upper()
-            if said == "STREAMS":
-                return None
-            if said == "BLOCK":
-                return at + 1, 1000
-        return None
+        at = block_option_at(command.args)
+        return None if at is None else (at + 1, 1000)
     return _TIMEOUT_AT.get(command.name)

@@ -48,9 +48,15 @@ def goes_again(commands: Sequence[Command], written: Written, *, retry_writes: b
 def refused_unrun(commands: Sequence[Command], replies: Sequence[Reply], *, follows_master: bool) -> RedisError | None:
     """The refusal, if the replies prove that the server ran nothing of this, and another try may succeed; else None.
 
-    All must have been refused. Of a transaction that the server refused to queue in full, it runs nothing.
+    All must have been refused. Of a transaction that the server refused to queue in full, it runs nothing; but what
+    stands beside it has run.
     """
     if _is_transaction(commands):
+        before = next(at for at, command in enumerate(commands) if command.name == "MULTI")
+        ends = sum(command.name == "EXEC" for command in commands)
+        # (What scripts are loaded with may be sent as often as one likes.)
+        if ends != 1 or any(command.name != "SCRIPT" for command in commands[:before]):
+            return None
         within = [
             (command, reply)
             for command, reply in zip(commands, replies, strict=True)
@@ -72,12 +78,17 @@ def spends_connection(refusal: RedisError) -> bool:
     return verdict_of(refusal) is not Verdict.WAIT
 
 
-def outcome_unknown(commands: Sequence[Command], where: object, problem: object) -> CommandOutcomeUnknown:
-    """The error that names the commands (never their arguments), the server, and what is known."""
+def outcome_unknown(
+    commands: Sequence[Command], where: object, problem: object, *, tried_again: bool = False
+) -> CommandOutcomeUnknown:
+    """The error that names the commands (never their arguments), the server, and what is known.
+
+    `tried_again`: by `retry_writes` it was to be sent once more, and no reply came of that either.
+    """
     whose = "its reply" if len(commands) == 1 else "its last reply"
     return CommandOutcomeUnknown(
         f"{name_of(commands)} was sent to {where} and {whose} never came ({problem});"
-        " it may have run or not, and was not sent again"
+        f" it may have run or not, and {'nothing came of trying again' if tried_again else 'was not sent again'}"
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
+from .blocking import block_option_at
 from .errors import CommandNotShareable
 from .replies import as_text
 from .verdicts import Verdict, error_code, verdict_of
@@ -127,16 +127,16 @@ def read_command(args: tuple[Argument, ...], *, leased: bool = False) -> Command
     """
     words = as_text(args[0]).split() or [""]
     name = words[0].upper()
-    following = [*words[1:], *(as_text(word) for word in args[1:9])] if name in _HAS_WORDS else []
-    place = _place_of(name, [word.upper() for word in following])
+    given = (*words, *args[1:])
+    following = [as_text(word).upper() for word in given[1:3]] if name in _NOT_SHAREABLE_WORDS else []
+    place = _place_of(name, following, given)
     if place is Place.NOWHERE or (place is Place.LEASE and not leased):
-        raise _refusal(name, following[0].upper() if name in _NOT_SHAREABLE_WORDS and following else "", place)
-    return Command(name, (*words, *args[1:]), place)
+        raise _refusal(name, following[0] if following else "", place)
+    return Command(name, given, place)
 
 
-def _place_of(name: str, following: list[str]) -> Place:
-    # Behind STREAMS there are keys, which may be called anything.
-    if name in BLOCKING or (name in _MAY_BLOCK and "BLOCK" in takewhile(lambda word: word != "STREAMS", following)):
+def _place_of(name: str, following: list[str], args: tuple[Argument, ...]) -> Place:
+    if name in BLOCKING or (name in _MAY_BLOCK and block_option_at(args) is not None):
         return Place.OWN
     if name in NOT_A_CALL or (name == "CLIENT" and tuple(following[:2]) in _NOT_A_CALL_WORDS):
         return Place.NOWHERE

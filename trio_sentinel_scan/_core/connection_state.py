@@ -31,19 +31,20 @@ class ConnectionState:
         # Whether it is to the next user what it was after the handshake, but for what is in the two below.
         self._changed = False
         self._watches = False
-        self._in_multi = False
+        # Whether what is sent now is only queued.
+        self.in_multi: bool = False
 
     @property
     def clean(self) -> bool:
         """Whether the next one to use it would find it as the handshake left it."""
-        return not (self._changed or self._watches or self._in_multi)
+        return not (self._changed or self._watches or self.in_multi)
 
     def sending(self, command: Command) -> None:
         """A command is about to be sent: what it may change counts as changed, whatever becomes of it."""
         if command.name == "WATCH":
             self._watches = True
         elif command.name == "MULTI":
-            self._in_multi = True
+            self.in_multi = True
         elif command.place is Place.LEASE and command.name not in _LEAVES_NO_TRACE:
             self._changed = True
 
@@ -53,12 +54,12 @@ class ConnectionState:
             self._changed = self._changed or verdict_of(reply) in _SUSPICIOUS
             # A transaction that the server has thrown away is over.
             if command.name == "EXEC":
-                self._in_multi = self._watches = False
+                self.in_multi = self._watches = False
             return
         match command.name:
             case "EXEC" | "DISCARD":
-                self._in_multi = self._watches = False
-            case "UNWATCH" if not self._in_multi:
+                self.in_multi = self._watches = False
+            case "UNWATCH" if not self.in_multi:
                 self._watches = False
             case "HELLO":
                 self.protocol = int(as_fields(reply).get("proto", self.protocol))

@@ -49,15 +49,19 @@ class CursorLedger:
         # What the present process has issued: command, key and cursor.
         self._issued: set[tuple[str, ...]] = set()
 
+    def connected(self, server: ServerIdentity) -> None:
+        """Commands go to `server` from now on. A lease may have issued cursors of the one before."""
+        if server is not self._server and not server.is_same_process(self._server):
+            self._has_moved = self._has_moved or self._server is not None
+            self._issued.clear()
+        self._server = server
+
     def check(self, command: Command, server: ServerIdentity, *, home: CursorHome | None) -> None:
         """`command` is about to be sent to `server`, by which each connection's own object is meant.
 
         Raises ScanInterrupted if it has a cursor that this process may not have issued.
         """
-        if server is not self._server and not server.is_same_process(self._server):
-            self._has_moved = self._has_moved or self._server is not None
-            self._issued.clear()
-        self._server = server
+        self.connected(server)
         place = _place(command)
         if place is None:
             return

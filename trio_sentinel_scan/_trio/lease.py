@@ -56,6 +56,8 @@ class _LeaseRunner:
         return reply, protocol
 
     async def take(self) -> Loan:
+        # There is no other one: without this, `transaction` would begin again for ever.
+        self._loan.check()
         return self._loan  # noqa: ASYNC910 (it is there)
 
     async def give_back(self, loan: Loan) -> None:

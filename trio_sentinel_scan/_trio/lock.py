@@ -28,6 +28,9 @@ class Lock(RedisPysLock):
     guard of its own.
     """
 
+    # Whether a SET that was refused may have found an earlier one of ours.
+    _may_be_there = False
+
     def register_scripts(self) -> None:
         """redis-py's scripts, of this lock's client."""
         client: Any = self.redis
@@ -79,10 +82,14 @@ class Lock(RedisPysLock):
 
     async def _try(self, token: bytes) -> bool:
         try:
-            # Where a write may be sent twice (`retry_writes`), the second one finds the first one's key.
-            return await self.do_acquire(token) or (self._may_be_set_twice and await self._has_it(token))
-        except CommandOutcomeUnknown:
-            return await self._has_it(token)
+            try:
+                # Where a write may be sent twice (`retry_writes`), the second one finds the first one's key.
+                may_be_there = self._may_be_there or self._may_be_set_twice
+                return await self.do_acquire(token) or (may_be_there and await self._has_it(token))
+            except CommandOutcomeUnknown:
+                # What was lost may come to the server even after the question for it, over another connection.
+                self._may_be_there = True
+                return await self._has_it(token)
         except trio.Cancelled:
             # It may have been set, or be set in a moment: nobody would give it back.
             with trio.move_on_after(LAST_WORDS, shield=True):

@@ -9,7 +9,14 @@ from redis.exceptions import RedisError
 
 from .._core.blocking import block_time, with_block_time
 from .._core.command_fate import goes_again, name_of, outcome_unknown, refused_unrun
-from .._core.errors import LeaseLost, ResponseTimeout, ServerConnectionError, ServerUnavailable
+from .._core.errors import (
+    CommandOutcomeUnknown,
+    LeaseLost,
+    ResponseTimeout,
+    SentinelScanError,
+    ServerConnectionError,
+    ServerUnavailable,
+)
 from .._core.in_flight import Written
 from .pool import RETRY_PERIOD
 
@@ -49,8 +56,15 @@ class PoolRunner:
         Raises CommandOutcomeUnknown, ServerUnavailable and what `ConnectionPool.take` does.
         """
         deadline = trio.current_time() + self._source.failover_timeout
+        doubt: CommandOutcomeUnknown | None = None
         while True:
-            loan = await self._pool.take()
+            try:
+                loan = await self._pool.take()
+            except SentinelScanError as error:
+                if doubt is None:
+                    raise
+                # That it had no other try does not tell what came of the one before.
+                raise doubt from error
             began = trio.current_time()
             problem: Exception
             try:
@@ -64,6 +78,8 @@ class PoolRunner:
             except (ServerConnectionError, ResponseTimeout) as error:
                 if not goes_again(commands, Written.ALL, retry_writes=self._source.settings.retry_writes):
                     raise outcome_unknown(commands, loan.server.address, loan.lost) from error
+                if not goes_again(commands, Written.ALL, retry_writes=False):
+                    doubt = doubt or outcome_unknown(commands, loan.server.address, loan.lost, tried_again=True)
                 problem = error
             finally:
                 await self._pool.give_back(loan)  # noqa: ASYNC102 (closing is shielded, and takes no time)
@@ -71,6 +87,8 @@ class PoolRunner:
             deadline += waited
             commands = [with_block_time(command, block_time(command) - waited) for command in commands]
             if trio.current_time() >= deadline:
+                if doubt is not None:
+                    raise doubt from problem
                 msg = f"no server took {name_of(commands)} within {self._source.failover_timeout:g} s: {problem}"
                 raise ServerUnavailable(msg) from problem
             await trio.sleep(RETRY_PERIOD)

@@ -23,6 +23,7 @@ from .._core.errors import LeaseLost, ResponseTimeout, ServerConnectionError
 from .._core.in_flight import Written
 from .command_set import CommandSet, Dialect, Script
 from .lock import Lock
+from .pool import RETRY_PERIOD
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -105,9 +106,10 @@ class PipelineOwner(CommandSet):
                         value = await value
                     results = await pipe.execute()
                     return value if value_from_callable else results
-                except WatchError:
+                except WatchError as error:
                     await pipe.reset()
-                    await trio.sleep(watch_delay or 0)
+                    # What was changed is tried again at once; a server that is away or busy needs its time.
+                    await trio.sleep(watch_delay or (0 if error.__cause__ is None else RETRY_PERIOD))
 
     def lock(  # noqa: PLR0917 (redis-py's)
         self,
@@ -314,8 +316,10 @@ class Pipeline(_Commands):
             raise self._unwatched(loan) from error
         except (ServerConnectionError, ResponseTimeout) as error:
             raise outcome_unknown(commands, loan.server.address, loan.lost) from error
-        if refused_unrun(commands, replies, follows_master=self._runner.follows_master) is not None:
-            raise WatchError("The server that watched refuses the transaction: it is not the master any more, or busy.")
+        refusal = refused_unrun(commands, replies, follows_master=self._runner.follows_master)
+        if refusal is not None:
+            msg = "The server that watched refuses the transaction: it is not the master any more, or busy."
+            raise WatchError(msg) from refusal
         return replies, loan.state.protocol
 
     async def _result_of(self, number: int, one: Queued, reply: Reply, protocol: int, *, raise_on_error: bool) -> Any:

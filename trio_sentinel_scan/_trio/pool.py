@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .._core.blocking import block_time
+from .._core.blocking import block_times
 from .._core.connection_state import ConnectionState
 from .._core.cursor_home import CursorLedger
 from .._core.errors import (
@@ -68,14 +68,15 @@ class Loan:
         """
         async with self._turn:
             self.check()
+            waits = block_times(commands, in_multi=self.state.in_multi)
             for command in commands:
                 self._ledger.check(command, self.server, home=None)
                 self.state.sending(command)
             try:
                 await self.connection.send_encoded(encode_commands(c.args for c in commands), len(commands))
                 replies: list[Reply] = []
-                for command, wanted in zip(commands, decode, strict=True):
-                    reply = await self.connection.receive(decode=wanted, waits=block_time(command))
+                for command, wanted, wait in zip(commands, decode, waits, strict=True):
+                    reply = await self.connection.receive(decode=wanted, waits=wait)
                     self.state.answered(command, reply)
                     self._ledger.answered(command, reply, self.server, None)
                     replies.append(reply)

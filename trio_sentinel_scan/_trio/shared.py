@@ -13,6 +13,7 @@ from .._core.command_fate import goes_again, name_of, outcome_unknown, refused_u
 from .._core.cursor_home import CursorHome, CursorLedger, has_cursor
 from .._core.errors import (
     ClientClosed,
+    CommandOutcomeUnknown,
     ProtocolError,
     ResponseTimeout,
     RoleMismatch,
@@ -154,6 +155,29 @@ class SharedConnection:
         first: tuple[MultiplexedConnection, Request] | None = None,
     ) -> tuple[list[Reply], int]:
         """Send until the replies are there, or the policy says that it is enough. `first` is a try that was made."""
+        doubts: list[CommandOutcomeUnknown] = []
+        try:
+            return await self._try_on(commands, data, doubts, decode=decode, home=home, first=first)
+        except CommandOutcomeUnknown:
+            raise
+        except SentinelScanError as error:
+            if not doubts:
+                raise
+            # What the last try says, that it was not even sent, is not true of the others.
+            self._counters.outcome_unknown += 1
+            raise doubts[0] from error
+
+    async def _try_on(
+        self,
+        commands: Sequence[Command],
+        data: bytes,
+        doubts: list[CommandOutcomeUnknown],
+        *,
+        decode: Sequence[bool] | bool,
+        home: CursorHome | None,
+        first: tuple[MultiplexedConnection, Request] | None,
+    ) -> tuple[list[Reply], int]:
+        """As `_see_through`; `doubts` get what is to be said if nothing comes of sending a write again."""
         started = trio.current_time() if first is None else first[1].since
         deadline = started + self._source.failover_timeout
         tries = 0
@@ -169,6 +193,8 @@ class SharedConnection:
             problem: Exception | None
             if request.failure is not None:
                 problem = self._lost(commands, link, request)
+                if not doubts and not goes_again(commands, link.written(request), retry_writes=False):
+                    doubts.append(outcome_unknown(commands, link.address, problem, tried_again=True))
             else:
                 replies = request.replies
                 problem = refused_unrun(commands, replies, follows_master=self._source.wants_master)
@@ -295,6 +321,7 @@ class SharedConnection:
                 on_end=self._ended,
             )
             self._links.add(link)
+            self._ledger.connected(link.greeting.identity)
             self._counters.connections += 1
             self._nursery.start_soon(link.run)
             logger.debug("connected to %s", link.greeting.identity)
@@ -303,8 +330,9 @@ class SharedConnection:
         address = self._source.target.address
         for scope in self._outdated:
             scope.cancel(reason=f"MASTER_CHANGE: the master is {address}")
-        if self._link is not None:
-            self._link.fail(ServerConnectionError(f"MASTER_CHANGE: the master is {address}"))
+        # Those that were given up, too: what they wait for may never come.
+        for link in tuple(self._links):
+            link.fail(ServerConnectionError(f"MASTER_CHANGE: the master is {address}"))
 
     def _forget(self, link: MultiplexedConnection) -> None:
         if self._link is link:
