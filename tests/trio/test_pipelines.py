@@ -474,3 +474,22 @@ async def test_what_stands_beside_a_refused_transaction_runs_once(service: Servi
     pipe.execute_command("EXEC")
     await pipe.execute(raise_on_error=False)
     assert data(service, b"n") == b"1"
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_a_script_that_need_not_be_loaded_need_not_be_allowed_to_be(
+    service: Service, client: SentinelClient, transaction: bool
+) -> None:
+    """The commands have run: to raise the refusal to load it would say that they had not."""
+    script = client.register_script("return 1")
+    await script()
+    service.master.program.users["default"] = User(forbidden=frozenset({"SCRIPT"}))
+    async with client.pipeline(transaction=transaction) as pipe:
+        pipe.incr("n")
+        await script(client=pipe)
+        assert await pipe.execute() == [1, b"of a script"]
+    service.master.program.scripts.clear()
+    async with client.pipeline(transaction=transaction) as pipe:
+        await script(client=pipe)
+        with pytest.raises(RedisError, match="no permissions to run the 'script' command"):
+            await pipe.execute()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import trio
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.exceptions import NoScriptError, RedisError, ResponseError, WatchError
 
 from .._core.batches import (
     EXEC,
@@ -287,14 +287,15 @@ class Pipeline(_Commands):
                 commands = [*loads, MULTI, *sent, EXEC]
                 replies, protocol = await self._send(commands, [True] * len(commands), transaction=True)
                 self.watching = False
-                _raise_first(replies[: len(loads)])
                 results = read_transaction(queued, replies[len(loads) :])
             else:
                 commands = [*loads, *(one.command for one in queued)]
                 decode = [True] * len(loads) + [NEVER_DECODE not in one.options for one in queued]
                 replies, protocol = await self._send(commands, decode, transaction=False)
-                _raise_first(replies[: len(loads)])
                 results = replies[len(loads) :]
+            if any(isinstance(result, NoScriptError) for result in results):
+                # That is why. (Else the server knew them, and what was asked for has run.)
+                _raise_first(replies[: len(loads)])
             return [
                 await self._result_of(number, one, reply, protocol, raise_on_error=raise_on_error)
                 for number, (one, reply) in enumerate(zip(queued, results, strict=True), 1)
