@@ -152,7 +152,8 @@ async def test_a_duty_leaves_the_server_its_time(service: Service, duty: float, 
     # The first rounds are sent before anything is known of what they cost.
     assert (work - 0.02 * segments) / taken < duty * 1.2 + 0.01
     if duty == 1.0:
-        assert taken < work * 1.1
+        # (The last SCANs of the last segment have nothing to overlap with.)
+        assert taken < work * 1.25
 
 
 async def test_a_rest_ends_with_the_pass(service: Service, client: SentinelClient) -> None:

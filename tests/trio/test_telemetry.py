@@ -146,6 +146,19 @@ async def test_an_operation_of_several_commands(told: Told, network: Network) ->
     assert all("db.operation.batch.size" not in point for point, _ in told.points("db.client.operation.duration"))
 
 
+async def test_a_pipeline_is_one_operation(told: Told, network: Network) -> None:
+    """Whether or not it shares a connection; a blocking command is a command, and told once."""
+    service = Service(network)
+    async with SentinelClient(service.addresses, SERVICE) as client:
+        await client.pipeline().set("secret", 1).incr("n").execute()
+        await client.pipeline(transaction=False).select(0).get("secret").execute()
+        await client.blpop("queue", timeout=1)
+    pipelines = [span for span in told.spans if span.name == "PIPELINE"]
+    assert [(span.attributes or {})["db.operation.batch.size"] for span in pipelines] == [4, 2]
+    assert told.span("BLPOP").status.status_code is StatusCode.UNSET
+    assert "secret" not in told.everything()
+
+
 async def test_the_callers_span_is_the_parent(told: Told, network: Network) -> None:
     """And stays the current one."""
     service = Service(network)

@@ -21,7 +21,7 @@ from .._core.in_flight import Written
 from .pool import RETRY_PERIOD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from .._core.commands import Command
     from .._core.wire import Reply
@@ -44,7 +44,7 @@ class PoolRunner:
 
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         """Commands that may share a connection, if they are sent next to each other. As `run_alone`."""
-        return await self._shared.execute_batch(commands, decode=decode)
+        return await self._told(self._shared.execute_batch(commands, decode=decode), len(commands))
 
     async def run_alone(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         """Send commands in one go on a connection of their own; their replies, errors among them, and the protocol.
@@ -55,6 +55,13 @@ class PoolRunner:
 
         Raises CommandOutcomeUnknown, ServerUnavailable and what `ConnectionPool.take` does.
         """
+        return await self._told(self._run_alone(commands, decode), len(commands))
+
+    async def _told(self, work: Awaitable[tuple[list[Reply], int]], number: int) -> tuple[list[Reply], int]:
+        telemetry = self._source.telemetry
+        return await (work if telemetry is None else telemetry.operation("PIPELINE", work, batch_size=number))
+
+    async def _run_alone(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         deadline = trio.current_time() + self._source.failover_timeout
         doubt: CommandOutcomeUnknown | None = None
         while True:
@@ -95,7 +102,8 @@ class PoolRunner:
 
     async def run_one_alone(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
         """The same for one command, whose error reply is raised."""
-        (reply,), protocol = await self.run_alone([command], [decode])
+        # (The client's own call is what telemetry is told of.)
+        (reply,), protocol = await self._run_alone([command], [decode])
         if isinstance(reply, RedisError):
             raise reply
         return reply, protocol
