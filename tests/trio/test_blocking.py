@@ -164,6 +164,27 @@ async def test_patience_is_for_a_server_that_is_away_not_for_one_that_waits(serv
         assert hour.is_set()
 
 
+async def test_to_wait_for_ones_turn_is_not_to_wait_for_a_server(service: Service) -> None:
+    """Otherwise the first trouble after a long queue would be the last one."""
+    service.master.tap("XREAD", instead=HANG_UP)
+    service.master.tap("XREAD", instead=Reply(None))
+    async with (
+        SentinelClient(service.addresses, "mymaster", max_connections=1, failover_timeout=5) as client,
+        trio.open_nursery() as nursery,
+    ):
+        taken = trio.Event()
+
+        @nursery.start_soon
+        async def _hold() -> None:
+            async with client.dedicated():
+                taken.set()
+                await trio.sleep(20)
+
+        await taken.wait()
+        assert not await client.xread({"s": "0"}, block=1)
+    assert len(service.master.commands("XREAD")) == 2
+
+
 async def test_it_ends_when_there_is_no_server_at_all(network: Network) -> None:
     service = Service(network)
     async with RedisClient(service.master.address, failover_timeout=5) as client:

@@ -493,3 +493,9 @@ async def test_a_script_that_need_not_be_loaded_need_not_be_allowed_to_be(
         await script(client=pipe)
         with pytest.raises(RedisError, match="no permissions to run the 'script' command"):
             await pipe.execute()
+
+
+async def test_a_pipeline_of_a_client_that_was_never_opened(service: Service) -> None:
+    """It says so, and not that somebody has closed it."""
+    with pytest.raises(ClientClosed, match="is not open: use it inside its async with block"):
+        await SentinelClient(service.addresses, "mymaster").pipeline().get("n").execute()

@@ -62,7 +62,8 @@ class PoolRunner:
         return await (work if telemetry is None else telemetry.operation("PIPELINE", work, batch_size=number))
 
     async def _run_alone(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
-        deadline = trio.current_time() + self._source.failover_timeout
+        # It begins when the first connection is there: to wait for one's turn is not to wait for a server.
+        deadline: float | None = None
         doubt: CommandOutcomeUnknown | None = None
         while True:
             try:
@@ -73,6 +74,7 @@ class PoolRunner:
                 # That it had no other try does not tell what came of the one before.
                 raise doubt from error
             began = trio.current_time()
+            deadline = began + self._source.failover_timeout if deadline is None else deadline
             problem: Exception
             try:
                 replies = await loan.ask(commands, decode)

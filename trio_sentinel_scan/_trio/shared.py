@@ -247,7 +247,9 @@ class SharedConnection:
                 )
             if link is not None and link.is_ready():
                 return link  # noqa: ASYNC910 (sending waits)
-            if self._closed or self._nursery is None:
+            if self._nursery is None:
+                raise ClientClosed("the client is not open: use it inside its async with block")
+            if self._closed:
                 raise ClientClosed("the client was closed while a command was waiting for its server")
             if not self._connecting:
                 self._connecting = True
