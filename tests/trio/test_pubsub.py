@@ -777,12 +777,16 @@ async def test_a_reset_waits_for_its_own_connection_only(service: Service, subsc
 async def test_when_the_client_is_closed_its_subscribers_end(network: Network, kind: str) -> None:
     """Nobody would tell them of another master. What had come until then is handed out first."""
     service = Service(network)
+    found: list[Subscriber] = []
     async with trio.open_nursery() as nursery:
         address = service.master.address
         client = RedisClient(address) if kind == "one server" else SentinelClient(service.addresses, "mymaster")
         async with client:
             opening = client.pubsub()
-            subscriber = await nursery.start(_subscribed, opening)
+            opened = trio.Event()
+            nursery.start_soon(_subscribe_for_ever, opening, found, opened)
+            await opened.wait()
+            (subscriber,) = found
             publish(service, b"x")
             await settled()
         await settled()
@@ -795,13 +799,14 @@ async def test_when_the_client_is_closed_its_subscribers_end(network: Network, k
     assert client._source.on_stop == set()
 
 
-async def _subscribed(
-    opening: AbstractAsyncContextManager[Subscriber], task_status: trio.TaskStatus[Subscriber]
+async def _subscribe_for_ever(
+    opening: AbstractAsyncContextManager[Subscriber], found: list[Subscriber], opened: trio.Event
 ) -> None:
     """A subscriber in a task of its own, which stays in the block."""
     async with opening as subscriber:
         await subscriber.subscribe("c")
-        task_status.started(subscriber)
+        found.append(subscriber)
+        opened.set()
         await trio.sleep_forever()
 
 

@@ -51,7 +51,7 @@ class Subscriptions:
         # The process at the other end; of the last connection, while there is none.
         self.server: ServerIdentity | None = None
         # How many interruptions have become a Gap.
-        self.gaps = 0
+        self.gaps: int = 0
         self._wanted: dict[Kind, dict[bytes, Wanted]] = {kind: {} for kind in Kind}
         self._channels = self._wanted[Kind.CHANNEL]
         self._patterns = self._wanted[Kind.PATTERN]
