@@ -108,7 +108,8 @@ def package(session: nox.Session) -> None:
             assert str(where).startswith(session.virtualenv.location), f"imported from {where}"
             session.run("trio-sentinel-scan", "--help", silent=True)
             session.run("python", "-m", PACKAGE, "--help", silent=True)
-            session.run("pytest", "-m", SMOKE, *session.posargs)
+            # What a wheel could lack shows in these; the rest knows no difference.
+            session.run("pytest", "-m", SMOKE, "--ignore=tests/trio", *session.posargs)
 
 
 @nox.session
