@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 Direction: TypeAlias = Literal["request", "reply"]
 Matcher: TypeAlias = "Callable[[bytes], bool]"
@@ -132,6 +132,8 @@ class Proxy:
         self.bytes_received = 0
         # The cursor of each SCAN that came, in order.
         self.scans: list[int] = []
+        # Cursors that are nobody's; a scan with one chain of them has only 0.
+        self.starts: Collection[int] = _STARTS
         # SCANs with a cursor that the process behind has not issued. The one rule says that there are none.
         self.foreign_cursors: list[int] = []
         self._issued: defaultdict[object, set[int]] = defaultdict(set)
@@ -258,7 +260,7 @@ class Proxy:
                 cursor = int(match[1])
                 self.scans.append(cursor)
                 link.scans += 1
-                if cursor not in _STARTS and cursor not in self._issued[link.process]:
+                if cursor not in self.starts and cursor not in self._issued[link.process]:
                     self.foreign_cursors.append(cursor)
         else:
             if (run_id := _RUN_ID.search(data)) is not None:

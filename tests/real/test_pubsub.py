@@ -149,7 +149,7 @@ async def test_another_master(how: str, protocol: Protocol) -> None:
 async def test_one_master_after_the_other() -> None:
     with trio.fail_after(10 * HANG):
         async with (
-            LocalSentinel(replicas=2, down_after=2.0) as service,
+            LocalSentinel(replicas=2, down_after=2.0, patience=120) as service,
             sentinel_client(service) as client,
             on_air(client) as (radio, _),
         ):

@@ -41,6 +41,7 @@ async def test_without_the_identity_rule(nursery: trio.Nursery, monkeypatch: pyt
             RedisClient(booth.proxy.address, username="scanner", password="secret") as client,
             client.open_scan(count=100, prefetch=0, segments=1) as pages,
         ):
+            booth.proxy.starts = {0}
             await account.take(pages, KEYS // 200)
             await booth.server.restart()
             await account.take_the_rest(pages)
@@ -61,6 +62,7 @@ async def test_without_the_identity_rule_and_with_a_run_id(
             RedisClient(booth.proxy.address) as client,
             client.open_scan(count=100, prefetch=0, segments=1) as pages,
         ):
+            booth.proxy.starts = {0}
             await account.take(pages, KEYS // 200)
             await booth.server.restart()
             await account.take_the_rest(pages)
