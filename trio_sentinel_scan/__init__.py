@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from ._core.errors import (
     AuthenticationFailed as AuthenticationFailed,
+    CheckpointInvalid as CheckpointInvalid,
     ClientClosed as ClientClosed,
     CommandNotShareable as CommandNotShareable,
     CommandOutcomeUnknown as CommandOutcomeUnknown,
@@ -39,6 +40,7 @@ from ._core.errors import (
 )
 from ._core.identity import Address as Address, ServerIdentity as ServerIdentity
 from ._core.messages import Gap as Gap, Message as Message
+from ._core.seen_keys import DurableSeenKeys as DurableSeenKeys, ExactSeen as ExactSeen, SeenKeys as SeenKeys
 from ._core.statistics import ClientStatistics as ClientStatistics
 from ._core.summary import (
     Certificate as Certificate,

@@ -446,6 +446,7 @@ class Driver:
 
     def take(self) -> ScanPage[bytes] | None:
         """Take one page out of the channel; None if there was none, or if it may not be handed out."""
+        page: ScanPage[bytes] | None
         if self.channel:
             page = self.channel.popleft()
             self.make_room()
@@ -455,7 +456,8 @@ class Driver:
             return None
         # The listener may not have run yet.
         self.heed()
-        if not self.plan.take(page, self.now):
+        page = self.plan.take(page, self.now)
+        if page is None:
             return None
         self.pages.append(page)
         self.handed.setdefault(page.epoch, Counter()).update(page.keys)

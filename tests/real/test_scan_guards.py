@@ -138,7 +138,9 @@ async def test_without_the_joint_commit(nursery: trio.Nursery, monkeypatch: pyte
     def report_and_commit_the_page(plan: ScanPlan, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
         report(plan, step, outcome, now)
         if isinstance(outcome, steps.Asked) and pending:
-            plan._in_hand.append(ScanPage(pending[:], plan.epoch, plan._bound.server, plan._position()))
+            plan._in_hand.append(
+                ScanPage(pending[:], plan.epoch, plan._bound.server, plan._position(), plan._mark_of(()))
+            )
             pending.clear()
         elif isinstance(outcome, steps.Lost):
             pending.clear()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationFailed",
+    "CheckpointInvalid",
     "ClientClosed",
     "CommandNotShareable",
     "CommandOutcomeUnknown",
@@ -72,6 +73,13 @@ class ConfigError(SentinelScanError, ValueError):
     def __init__(self, argument: str, problem: str) -> None:
         super().__init__(f"{argument}: {problem}")
         self.argument = argument
+
+
+class CheckpointInvalid(ConfigError):
+    """The text given as `resume` is no checkpoint, is damaged, is of a later version, or is another scan's."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("resume", problem)
 
 
 class ClientClosed(SentinelScanError):

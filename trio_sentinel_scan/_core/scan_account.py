@@ -27,6 +27,8 @@ class Account:
         self._pages = 0
         # SCAN replies, and new connections to the very process that the pass was on.
         self.scans = 0
+        # Keys that were held back as seen before.
+        self.duplicates = 0
         self.reconnects = 0
         self._restarts: list[Restart] = []
 
@@ -68,7 +70,7 @@ class Account:
             keys_this_epoch=self._keys_this_epoch,
             scans=self.scans,
             reconnects=self.reconnects,
-            duplicates_dropped=0,
+            duplicates_dropped=self.duplicates,
             position=sweep.position if sweep is not None else 0.0,
             server=sweep.server if sweep is not None else None,
             segments=sweep.segments if sweep is not None else 0,

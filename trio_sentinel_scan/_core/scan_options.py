@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
+from .checkpoint import Checkpoint, Scope, parse_checkpoint
 from .cursor import parse_cursor
-from .errors import ConfigError
+from .errors import CheckpointInvalid, ConfigError
+from .seen_keys import DurableSeenKeys, ExactSeen, SeenKeys
 from .segments import MAX_SEGMENTS
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class ScanOptions:
     duty: float = 1.0
     # The most keys in a page; None: what a read brings.
     page_size: int | None = None
+    # Which keys were handed out before; None: nobody asks.
+    dedupe: SeenKeys | None = None
+    # What is scanned, and where to go on.
+    scope: Scope = field(default=Scope(0, None, None), repr=False)
+    resume: Checkpoint | None = field(default=None, repr=False)
 
 
 def checked_scan_options(
@@ -54,8 +61,11 @@ def checked_scan_options(
     segments: object = "auto",
     duty: object = 1.0,
     page_size: object = None,
+    dedupe: object = False,
+    resume: object = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
+    db: int = 0,
 ) -> ScanOptions:
     """Check the arguments of `open_scan`; a ConfigError names the one at fault."""
     if isinstance(match, str):
@@ -73,10 +83,17 @@ def checked_scan_options(
     basis: Basis = "server"
     if has_sentinels:
         basis = "role" if certify == "role" else "sentinels"
+    found_type = None if type_ is None else _checked_type(type_)
+    scope = Scope(db, match, found_type)
+    seen = _checked_dedupe(dedupe)
+    checkpoint = None if resume is None else parse_checkpoint(resume, scope)
+    if position and checkpoint is not None:
+        raise ConfigError("cursor", "a scan that is resumed has its cursors from the checkpoint: cursor must be 0")
+    _check_seen_keys(seen, checkpoint)
     return ScanOptions(
         match=match,
         count=None if count is None else _whole_number(count, "count", at_least=1),
-        type_=None if type_ is None else _checked_type(type_),
+        type_=found_type,
         cursor=position,
         on_failover=on_failover,
         max_restarts=_whole_number(max_restarts, "max_restarts", at_least=0),
@@ -85,6 +102,9 @@ def checked_scan_options(
         segments=_checked_segments(segments, position),
         duty=_checked_share(duty, "duty"),
         page_size=None if page_size is None else _whole_number(page_size, "page_size", at_least=1),
+        dedupe=seen,
+        scope=scope,
+        resume=checkpoint,
     )
 
 
@@ -102,6 +122,34 @@ def _checked_segments(value: object, cursor: int) -> int | None:
     if cursor and value > 1:
         raise ConfigError("segments", "a scan that begins at a cursor of its own is one chain: segments must be 1")
     return value
+
+
+def _checked_dedupe(value: object) -> SeenKeys | None:
+    if isinstance(value, bool):
+        return ExactSeen() if value else None
+    if isinstance(value, type) or not isinstance(value, SeenKeys):
+        raise ConfigError("dedupe", "must be True, False, or a filter with the methods unseen and mark (SeenKeys)")
+    return value
+
+
+def _check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> None:
+    """Keys that count as seen and were not handed out would be lost without a word: that is made sure of here."""
+    if isinstance(seen, DurableSeenKeys):
+        if checkpoint is None:
+            if seen.number:
+                raise ConfigError(
+                    "dedupe",
+                    "has the seen keys of another scan, which this one would leave out: resume that one from its"
+                    " checkpoint, or clear() the store",
+                )
+        elif checkpoint.seen is None or checkpoint.seen.name != seen.name:
+            raise CheckpointInvalid("is not a checkpoint of the scan whose seen keys are in the store given as dedupe")
+    elif seen is not None and checkpoint is not None:
+        raise ConfigError(
+            "dedupe",
+            "with resume, the seen keys must be those of the checkpoint: in memory they are not, or are later ones,"
+            " whose pages are to come again; use SpillingSeen",
+        )
 
 
 def _checked_share(value: object, argument: str) -> float:

@@ -17,20 +17,24 @@ from redis import exceptions as redis_errors
 
 from . import scan_steps as steps
 from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge, lost_link
+from .checkpoint import Mark, PassFacts
 from .cursor import CursorFormat
 from .errors import AuthenticationFailed, ScanError, ScanInterrupted, ScanRefused
 from .identity import Role, ServerIdentity
+from .progress import Progress
 from .scan_account import Account
 from .scan_failures import no_more_connections, no_more_restarts, no_server, not_certified, stuck
 from .scan_patience import Patience
 from .scan_states import FINAL, Event, State, move
+from .seen_keys import DurableSeenKeys
 from .summary import Certificate, ScanPage, ScanSummary, pages_of
 from .sweep import Sweep
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from .checkpoint import Checkpoint
     from .scan_options import ScanOptions
 
 __all__ = ["ScanPlan"]
@@ -45,8 +49,11 @@ class ScanPlan:
         """`jitter` gives numbers from 0 to 1; `failover_timeout` may be infinite."""
         self.options = options
         self.state: State = State.LOCATING
-        # The pass under way: 0, then one more with each restart. Never goes back.
-        self.epoch: int = 0
+        # The checkpoint to go on from. Invariant: None once a pass was bound to a process, or became void.
+        self._resume: Checkpoint | None = options.resume
+        # The pass under way: 0 (or what a checkpoint says), then one more with each restart. Never goes back.
+        self.epoch: int = self._resume.epoch if self._resume is not None else 0
+        self.first_epoch: int = self.epoch
         # Why the scan failed. Invariant: set exactly when state is FAILED.
         self.error: Exception | None = None
         self.certificate: Certificate | None = None
@@ -69,6 +76,12 @@ class ScanPlan:
         # process; a pass has one sweep, and a sweep one process.
         self._sweep: Sweep | None = None
         self._format_distrusted = False
+        # What the marks of the present pass have in common; and the one that stands for all that was committed.
+        self._facts = PassFacts(options.scope, self.epoch)
+        if self._resume is not None:
+            self._restore(self._resume)
+        self._mark = self._mark_to_begin(() if self._resume is None else self._resume.cursors)
+        self._progress = Progress(self._mark)
         # Pages that replies brought and that have not been handed over to the channel yet.
         self._in_hand: deque[ScanPage[Any]] = deque()
         # Pages of this epoch that were handed over and not taken yet. Invariant: 0 whenever the pass is certified.
@@ -164,16 +177,45 @@ class ScanPlan:
         self._void(f"MASTER_CHANGE {old.address} -> {target.address}", now, target=target)
         return True
 
-    def take(self, page: ScanPage[Any], now: float) -> bool:
-        """A page has come out of the channel. True if it may be handed out; then it counts as handed out.
+    def take(self, page: ScanPage[Any], now: float) -> ScanPage[Any] | None:
+        """A page has come out of the channel. What of it is to be handed out, if anything; it counts as handed out.
 
-        The epoch filter: once a change is known, no page of an older epoch goes out, not even one that waited.
+        The epoch filter: once a change is known, no page of an older epoch goes out, not even one that waited. Only
+        then are keys marked as seen: in a page that was filtered out, they would be lost.
         """
         if not self._is_current(page):
-            return False
+            return None
         self._waiting -= 1
+        mark = page.mark
+        assert mark is not None
+        seen = self.options.dedupe
+        if seen is not None:
+            try:
+                keys = seen.unseen(page.keys)
+                seen.mark(keys)
+            except Exception as error:  # noqa: BLE001 (the filter may be the caller's own)
+                self._filter_failed(error, now)
+                return None
+            if isinstance(seen, DurableSeenKeys):
+                mark.seen_number = seen.number
+            self._account.duplicates += len(page.keys) - len(keys)
+            if not keys:
+                self._progress.handed_out(mark, is_done=True)
+                return None
+            page = page.only(keys)
         self._account.handed_out(page, now)
-        return True
+        self._progress.handed_out(mark)
+        return page
+
+    def done_with(self, page: ScanPage[Any]) -> None:
+        """The page's consumer asks for the next one."""
+        if page.mark is not None:
+            self._progress.done_with(page.mark)
+
+    @property
+    def checkpoint(self) -> str:
+        """A checkpoint that includes all pages whose consumers have done with them."""
+        return self._progress.mark.text()
 
     @property
     def all_taken(self) -> bool:
@@ -237,8 +279,15 @@ class ScanPlan:
             return
         if self._sweep is None:
             self.connected = True
-            self._begin_pass(found, cursor=0 if self.epoch else self.options.cursor)
-            self._move(Event.BOUND)
+            resume, self._resume = self._resume, None
+            if resume is None or resume.server is None:
+                self._begin_pass(found, cursor=self.options.cursor if self.epoch == self.first_epoch else 0)
+            elif reason := self._cannot_resume(resume, found.server):
+                self._void(reason, now, here=found, old=resume.server)
+                return
+            else:
+                self._go_on(resume, found)
+            self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
             return
         if not self._is_same_process(found.server):
             reason = (
@@ -268,7 +317,10 @@ class ScanPlan:
         self.suspects_failover = self.suspects_failover or found.lost_replicas
         if found.keys:
             size = self.options.page_size
-            self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, (before, sweep.position)))
+            mark = self._mark_of(sweep.cursors)
+            way = (before, self._mark), (sweep.position, mark)
+            self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, way))
+            self._mark = mark
         if found.out_of_order:
             self._out_of_order(now)
         elif found.error is not None:
@@ -361,9 +413,10 @@ class ScanPlan:
         *,
         target: steps.Target | None = None,
         here: steps.Connected | None = None,
+        old: ServerIdentity | None = None,
     ) -> None:
         """The pass is void. The next one begins elsewhere, or on the new connection `here`."""
-        old = self._server
+        old = old or self._server
         new = here.server if here is not None else None
         if self.options.on_failover == "raise":
             if new is None and target is not None:
@@ -378,7 +431,7 @@ class ScanPlan:
             )
             self._fail(error, now)
             return
-        if self.epoch >= self.options.max_restarts:
+        if self.epoch - self.first_epoch >= self.options.max_restarts:
             self._fail(no_more_restarts(reason, self.options.max_restarts, self.summary(now)), now)
             return
         self.epoch += 1
@@ -396,15 +449,60 @@ class ScanPlan:
             self._move(Event.VOIDED)
 
     def _clear_pass(self) -> None:
-        self._sweep = None
+        self._sweep = self._resume = None
         self._in_hand.clear()
         self._waiting = 0
+        self._facts = PassFacts(self.options.scope, self.epoch)
+        self._progress.begin(self._mark_to_begin(()))
 
-    def _begin_pass(self, found: steps.Connected, *, cursor: int) -> None:
+    def _begin_pass(self, found: steps.Connected, *, cursor: int, cursors: Sequence[int | None] = ()) -> None:
         form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
-        self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor)
+        self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor, cursors=cursors)
+        config_epoch = self._target.config_epoch if self._target is not None else None
+        self._facts = PassFacts(self.options.scope, self.epoch, found.server, config_epoch, form)
+        self._mark = self._mark_to_begin(self._sweep.cursors)
+        self._progress.begin(self._mark)
         self._patience.bound()
         self._account.bound(found.server)
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+
+    def _restore(self, resume: Checkpoint) -> None:
+        """Until a server has been found, this scan stands where the checkpoint does."""
+        self._facts = PassFacts(self.options.scope, self.epoch, resume.server, resume.config_epoch, resume.form)
+        if resume.seen is not None and isinstance(self.options.dedupe, DurableSeenKeys):
+            self.options.dedupe.rollback(resume.seen.number)
+
+    def _cannot_resume(self, resume: Checkpoint, server: ServerIdentity) -> str:
+        """Why the checkpoint's cursors are not good here, in words; "" if they are."""
+        if not server.is_same_process(resume.server):
+            return "the checkpoint is of another process than the one that answers now"
+        assert self._target is not None
+        if resume.config_epoch != self._target.config_epoch:
+            return (
+                f"the checkpoint is of config epoch {resume.config_epoch}, and now it is {self._target.config_epoch}:"
+                " the master has been another one in between"
+            )
+        return ""
+
+    def _go_on(self, resume: Checkpoint, found: steps.Connected) -> None:
+        self._format_distrusted = resume.form is CursorFormat.UNKNOWN
+        self._begin_pass(found, cursor=0, cursors=resume.cursors)
+
+    def _mark_of(self, cursors: Sequence[int | None]) -> Mark:
+        return Mark(self._facts, cursors, self.options.dedupe)
+
+    def _mark_to_begin(self, cursors: Sequence[int | None]) -> Mark:
+        """Where the pass stands before its first page; what was seen by then counts."""
+        mark = self._mark_of(cursors)
+        if isinstance(mark.seen, DurableSeenKeys):
+            mark.seen_number = mark.seen.number
+        return mark
+
+    def _filter_failed(self, error: Exception, now: float) -> None:
+        failure = ScanError(f"the filter given as dedupe raised {type(error).__name__}", self.summary(now))
+        failure.__cause__ = error
+        self._fail(failure, now)
 
     def _fail(self, error: Exception, now: float) -> None:
         self.error = error

@@ -8,7 +8,7 @@ remembered for that, is dropped from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Final, TypeAlias
@@ -32,7 +32,7 @@ Ask: TypeAlias = tuple[int, int, int]
 class _Segment:
     """One range of positions, and the chain of cursors that sweeps it."""
 
-    __slots__ = ("count_asked", "cursor", "end", "first_page", "position", "start", "stride")
+    __slots__ = ("count_asked", "counted_from", "cursor", "end", "first_page", "position", "start", "stride")
 
     def __init__(self, start: int, end: int, cursor: int) -> None:
         self.start = start
@@ -42,16 +42,22 @@ class _Segment:
         self.position = start
         # How far the last reply has brought it, for each unit of its COUNT.
         self.stride = 0
-        # The sum of the COUNTs that have brought it this far.
+        # The sum of the COUNTs that have brought it this far, and from which position on.
         self.count_asked = 0
+        self.counted_from = start
         self.first_page: frozenset[Any] | None = None
 
 
 class Segments:
     """Where a pass stands: what to ask next, what a reply means, how far it has come."""
 
-    def __init__(self, form: CursorFormat, number: int, *, cursor: int = 0) -> None:
-        """`number` segments in a known format; one chain from `cursor` where that is given or the format unknown."""
+    def __init__(self, form: CursorFormat, number: int, *, cursor: int = 0, cursors: Sequence[int | None] = ()) -> None:
+        """`number` segments in a known format; one chain from `cursor` where that is given or the format unknown.
+
+        With `cursors`, as `cursors` gave them, they go on from there, as many as there were.
+        """
+        if cursors:
+            number, cursor = len(cursors), 0
         self._format = form
         self._whole = SLOTS << 64 if form is CursorFormat.SLOTS else 1 << 64
         if cursor or form is CursorFormat.UNKNOWN:
@@ -67,10 +73,16 @@ class Segments:
         if cursor:
             self._segments[0].cursor = cursor
             self._segments[0].position = self._position_at(cursor)
-        # How many have not come to their end.
-        self._left = number
-        # Those of them that no SCAN is on its way for.
-        self._idle = list(range(number))
+        for segment, at in zip(self._segments, cursors, strict=False):
+            if at is None:
+                segment.position = segment.end
+            elif at != segment.cursor:
+                segment.cursor = at
+                segment.position = segment.counted_from = self._position_at(at)
+        # Those that have not come to their end, and that no SCAN is on its way for; and how many have not.
+        self._idle: list[int] = []
+        self.forget_asked()
+        self._left = len(self._idle)
 
     # ---- what to ask --------------------------------------------------------------------------------------------
 
@@ -83,6 +95,11 @@ class Segments:
     def swept(self) -> bool:
         """Whether every segment has come to its end."""
         return self._left == 0
+
+    @property
+    def cursors(self) -> list[int | None]:
+        """Where each chain goes on; None where it has come to its end."""
+        return [segment.cursor if segment.position < segment.end else None for segment in self._segments]
 
     def due(self, count: int, at_most: int) -> list[Ask]:
         """SCANs for segments that are neither done nor on their way, about `count` for each; they are on it now.
@@ -166,7 +183,7 @@ class Segments:
             return min(count, FIRST_COUNT)
         # What is left of it, judged by how far the COUNTs so far have brought it, less what that may be out by: what
         # runs over its end comes twice.
-        left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.start)
+        left = (segment.end - segment.position) * segment.count_asked / (segment.position - segment.counted_from)
         left *= 1 - segment.count_asked**-0.5
         left -= 2 * left**0.5
         return count if left >= count else max(int(left), min(count, LAST_COUNT))

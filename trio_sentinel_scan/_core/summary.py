@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .checkpoint import Mark
     from .identity import ServerIdentity
 
 __all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
@@ -30,6 +31,24 @@ class ScanPage(Generic[KeyT_co]):
     server: ServerIdentity
     # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque.
     position: float | None
+    # Where the pass stands with it; None in a page that no scan has made.
+    mark: Mark | None = field(default=None, repr=False)
+
+    @property
+    def checkpoint(self) -> str:
+        """A text that a later scan can go on from (`resume`), behind this page and all that were handed out before it.
+
+        Up to about 800 characters; no key, pattern or password can be read from it. With a `dedupe` that outlives the
+        process, what it has marked is committed first.
+        """
+        if self.mark is None:
+            msg = "no scan has made this page, so there is nothing to go on from"
+            raise ValueError(msg)
+        return self.mark.text()
+
+    def only(self, keys: Sequence[Any]) -> ScanPage[KeyT_co]:
+        """This page with no more than these of its keys."""
+        return replace(self, keys=keys)
 
     def __iter__(self) -> Iterator[KeyT_co]:
         return iter(self.keys)
@@ -47,18 +66,23 @@ def pages_of(
     size: int | None,
     epoch: int,
     server: ServerIdentity,
-    positions: tuple[float | None, float | None],
+    before_and_after: tuple[tuple[float | None, Mark], tuple[float | None, Mark]],
 ) -> list[ScanPage[Any]]:
-    """Pages of at most `size` keys (None for no bound), from the first of the two positions to the second."""
-    before, after = positions
+    """Pages of at most `size` keys (None for no bound), from the first of the two positions to the second.
+
+    The pass stands at the second mark once the last of these pages is handed out, and at the first until then. Each
+    page's mark is its own.
+    """
+    (before, old_mark), (after, new_mark) = before_and_after
     if size is None or len(keys) <= size:
-        return [ScanPage(keys, epoch, server, after)]
+        return [ScanPage(keys, epoch, server, after, new_mark)]
     pages: list[ScanPage[Any]] = []
     for start in range(0, len(keys), size):
         position = after
         if after is not None and start + size < len(keys):
             position = None if before is None else before + (after - before) * (start + size) / len(keys)
-        pages.append(ScanPage(keys[start : start + size], epoch, server, position))
+        mark = new_mark if start + size >= len(keys) else replace(old_mark)
+        pages.append(ScanPage(keys[start : start + size], epoch, server, position, mark))
     return pages
 
 

@@ -82,8 +82,16 @@ class Sweep:
     """The segments of one pass, the rounds on their way, and the pace."""
 
     def __init__(
-        self, options: ScanOptions, server: ServerIdentity, role: Role, form: CursorFormat, *, cursor: int = 0
+        self,
+        options: ScanOptions,
+        server: ServerIdentity,
+        role: Role,
+        form: CursorFormat,
+        *,
+        cursor: int = 0,
+        cursors: Sequence[int | None] = (),
     ) -> None:
+        """A pass from its beginning, from `cursor` in one chain, or from where `cursors` has its segments."""
         # Replies to SCANs so far, empty ones and errors included.
         self.scans = 0
         # The process that issues all cursors in here. Never changes: another process is another sweep.
@@ -95,7 +103,7 @@ class Sweep:
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
-        self._segments = Segments(form, number, cursor=cursor)
+        self._segments = Segments(form, number, cursor=cursor, cursors=cursors)
         self._pacing = Pacing(options.count, options.duty)
         self._encode = ScanEncoder(options).encode
         # SCANs to be sent next, and those that were sent, in the order of their replies.
@@ -135,6 +143,11 @@ class Sweep:
     def segments(self) -> int:
         """How many segments there are."""
         return self._segments.number
+
+    @property
+    def cursors(self) -> Sequence[int | None]:
+        """Where each segment goes on; None where it has come to its end."""
+        return self._segments.cursors
 
     @property
     def is_waiting_for_replies(self) -> bool:

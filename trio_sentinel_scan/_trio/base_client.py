@@ -33,6 +33,7 @@ from .telemetry import find_telemetry
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from .._core.seen_keys import SeenKeys
     from .._core.wire import Reply
 
 __all__ = ["BaseClient"]
@@ -128,6 +129,8 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         segments: int | Literal["auto"] = "auto",
         duty: float = 1.0,
         page_size: int | None = None,
+        dedupe: bool | SeenKeys = False,
+        resume: str | None = None,
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -156,6 +159,12 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
           the server busy; one part where the server's cursors are not of a known kind, or with `cursor`.
         - `duty`: the share of the server's time to take, above 0.0 and up to 1.0.
         - `page_size`: the most keys in a page; None makes a page of whatever a read brings.
+        - `dedupe`: True hands each key out once, over restarts too, and remembers all of them in memory for that; or a
+          filter that remembers them in its own way (`CompactSeen`, `SpillingSeen`, or any `SeenKeys`).
+        - `resume`: a checkpoint's text (`page.checkpoint`, `pages.checkpoint()`) of an earlier scan of the same kind.
+          If the server process that it was made at is the one found now, the scan goes on from there; if not, it
+          begins a new epoch at cursor 0, or raises with ``on_failover="raise"``. What was handed out after the
+          checkpoint comes again.
 
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
@@ -172,8 +181,11 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
             segments=segments,
             duty=duty,
             page_size=page_size,
+            dedupe=dedupe,
+            resume=resume,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
+            db=self._settings.endpoint.db,
         )
         self._check_open()
         return open_scan(options, self._source)

@@ -102,13 +102,13 @@ class Scan:
         self._taken = trio.Event()
         self._view_moved = trio.Event()
         # What the log and OpenTelemetry have been told of.
-        self._told_epoch = 0
+        self._told_epoch = self.plan.epoch
         self._telemetry = None if source.telemetry is None else source.telemetry.scan()
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
-    def take(self, page: ScanPage[Any]) -> bool:
-        """Whether a page that came out of the channel may be handed out."""
+    def take(self, page: ScanPage[Any]) -> ScanPage[Any] | None:
+        """What of a page that came out of the channel is to be handed out; None for nothing."""
         # The listener may not have run yet; what is known is known.
         self.notice_change()
         taken = self.plan.take(page, trio.current_time())
@@ -132,7 +132,7 @@ class Scan:
     def _tell_restarts(self) -> None:
         if self.plan.epoch == self._told_epoch:
             return
-        for restart in self.plan.summary(trio.current_time()).restarts[self._told_epoch :]:
+        for restart in self.plan.summary(trio.current_time()).restarts[self._told_epoch - self.plan.first_epoch :]:
             logger.info(
                 "the scan begins again at cursor 0, epoch %d: %s (it was on %s)",
                 restart.epoch,
@@ -325,6 +325,8 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
     def __init__(self, scan: Scan, channel: trio.MemoryReceiveChannel[ScanPage[KeyT_co]]) -> None:
         self._scan = scan
         self._channel = channel
+        # What this end's consumer is working on: handed out, and the next one not asked for yet.
+        self._at_work: ScanPage[KeyT_co] | None = None
 
     async def receive(self) -> ScanPage[KeyT_co]:
         """The next page.
@@ -333,6 +335,9 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
         `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
         `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
         """
+        if self._at_work is not None:
+            self._scan.plan.done_with(self._at_work)
+            self._at_work = None
         while True:
             self._scan.notice_change()
             self._raise_failure()
@@ -342,8 +347,9 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
                 if self._scan.plan.state is State.COMPLETE:
                     raise
             else:
-                if self._scan.take(page):
-                    return page
+                self._at_work = self._scan.take(page)
+                if self._at_work is not None:
+                    return self._at_work
                 continue
             # Raised out here, a failure does not come with an EndOfChannel that it had nothing to do with.
             self._raise_failure()
@@ -354,6 +360,15 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
     def summary(self) -> ScanSummary:
         """The account of the scan up to now; still there when the scan is over."""
         return self._scan.plan.summary(trio.current_time())
+
+    def checkpoint(self) -> str:
+        """A text that a later scan can go on from (`resume`), behind all pages whose consumers have done with them.
+
+        A consumer has done with a page when it asks for the next one; so a crash in the middle of a page brings that
+        page again. (`page.checkpoint` includes the page itself.) With a `dedupe` that outlives the process, what it
+        has marked is committed first.
+        """
+        return self._scan.plan.checkpoint
 
     def clone(self) -> ScanPages[KeyT_co]:
         """Another receiving end of the same scan: each page goes to one of them. Each is to be closed."""

@@ -1,0 +1,210 @@
+"""Checkpoints: where a scan stands, as a small text that another process can go on from.
+
+It has the cursors and the identity of the process that issued them, so it is worth something for as long as that
+process lives. What is scanned is in it as digests: no key, no pattern, no password can be read from it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
+
+from .cursor import CursorFormat
+from .errors import CheckpointInvalid
+from .identity import Address, ServerIdentity
+from .seen_keys import DurableSeenKeys
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .seen_keys import SeenKeys
+
+__all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "parse_checkpoint"]
+
+_FAMILY: Final = "tss"
+_VERSION: Final = 1
+_FORMATS: Final = (CursorFormat.UNKNOWN, CursorFormat.REVERSED, CursorFormat.SLOTS)
+_DIGEST: Final = 6
+
+
+class SeenNumber(NamedTuple):
+    """Which store of seen keys a checkpoint belongs to, and how far that was."""
+
+    name: bytes
+    number: int
+
+
+class Scope(NamedTuple):
+    """What is scanned. A checkpoint of one scope is of no use to another."""
+
+    db: int
+    match: bytes | None
+    type_: str | None
+    # A collection's command and key, and words added to the command.
+    other: tuple[bytes, ...] = ()
+
+    def digests(self) -> dict[str, bytes]:
+        """Each part, by the name of the argument that it came from, as a digest."""
+        return {
+            "match": _digest(b"match", () if self.match is None else (self.match,)),
+            "type_": _digest(b"type", () if self.type_ is None else (self.type_.lower().encode(),)),
+            "what is scanned": _digest(b"other", self.other),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PassFacts:
+    """What stays the same all through a pass, as far as a checkpoint is concerned."""
+
+    scope: Scope
+    epoch: int
+    # The process that has issued the cursors; None if there are none yet.
+    server: ServerIdentity | None = None
+    config_epoch: int | None = None
+    form: CursorFormat = CursorFormat.UNKNOWN
+
+
+@dataclass(slots=True)
+class Mark:
+    """Where a pass stands when a page, and all before it, have been handed out."""
+
+    facts: PassFacts
+    # One for each segment: where its chain goes on, or None where it has come to its end. Empty: nothing is swept.
+    cursors: Sequence[int | None] = ()
+    # The store of seen keys, and its number once the page has been handed out.
+    seen: SeenKeys | None = None
+    seen_number: int = 0
+
+    def text(self) -> str:
+        """The checkpoint as a text. The seen keys that it counts on are committed first."""
+        seen = None
+        if isinstance(self.seen, DurableSeenKeys):
+            self.seen.commit()
+            seen = SeenNumber(self.seen.name, self.seen_number)
+        return _encode(self.facts, self.cursors, seen)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint's text, read and checked."""
+
+    epoch: int
+    # None where nothing had been swept yet.
+    server: ServerIdentity | None
+    config_epoch: int | None
+    form: CursorFormat
+    cursors: tuple[int | None, ...]
+    seen: SeenNumber | None
+
+
+def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
+    digest = hashlib.blake2b(digest_size=_DIGEST, person=label)
+    for part in parts:
+        digest.update(struct.pack(">I", len(part)) + part)
+    return digest.digest()
+
+
+# ---- the text --------------------------------------------------------------------------------------------------
+#
+# "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
+# a server and, if so, its run_id, host and port; whether there are seen keys and, if so, the store's name and number;
+# the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of it all.
+
+
+def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:
+    config_epoch = 0 if facts.config_epoch is None else facts.config_epoch + 1
+    server = facts.server
+    parts = [struct.pack(">IIQB", facts.scope.db, facts.epoch, config_epoch, _FORMATS.index(facts.form))]
+    parts += facts.scope.digests().values()
+    parts.append(bytes([server is not None]))
+    if server is not None:
+        parts += [_short(server.run_id or ""), _short(server.address.host), struct.pack(">H", server.address.port)]
+    parts.append(bytes([seen is not None]))
+    if seen is not None:
+        parts += [seen.name, struct.pack(">Q", seen.number)]
+    ended = sum(1 << index for index, cursor in enumerate(cursors) if cursor is None)
+    parts.append(struct.pack(">H", len(cursors)) + ended.to_bytes(-(-len(cursors) // 8), "big"))
+    parts += [struct.pack(">Q", cursor) for cursor in cursors if cursor is not None]
+    body = b"".join(parts)
+    encoded = base64.urlsafe_b64encode(body + struct.pack(">I", crc32(body)))
+    return f"{_FAMILY}{_VERSION}.{encoded.decode().rstrip('=')}"
+
+
+def _short(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogateescape")
+    return struct.pack(">H", len(data)) + data
+
+
+def parse_checkpoint(text: object, scope: Scope) -> Checkpoint:
+    """Read a checkpoint's text. Raises CheckpointInvalid, and says why: damaged, foreign, of a later version, or of
+    another scan than `scope`.
+    """
+    if not isinstance(text, str):
+        raise CheckpointInvalid(f"must be a checkpoint's text (page.checkpoint), not {type(text).__name__}")
+    head, dot, rest = text.strip().partition(".")
+    version = head.removeprefix(_FAMILY)
+    if not dot or head == version or not (version.isascii() and version.isdecimal()):
+        raise CheckpointInvalid("is not a checkpoint of a scan of this package")
+    if version != str(_VERSION):
+        raise CheckpointInvalid(
+            f"is a checkpoint of version {version[:9]}, and this package reads version {_VERSION}: it was written by"
+            " another release"
+        )
+    try:
+        data = base64.b64decode(rest + "=" * (-len(rest) % 4), altchars=b"-_", validate=True)
+        body, check = data[:-4], data[-4:]
+        if struct.pack(">I", crc32(body)) != check:
+            raise CheckpointInvalid("is a damaged checkpoint: its check sum is wrong")
+        return _decode(_Reader(body), scope)
+    except (binascii.Error, struct.error, ValueError, IndexError) as error:
+        if isinstance(error, CheckpointInvalid):
+            raise
+        raise CheckpointInvalid("is a damaged checkpoint") from None
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        found = self._data[self._at : self._at + size]
+        if len(found) != size:
+            raise IndexError(size)
+        self._at += size
+        return found
+
+    def number(self, form: str) -> int:
+        (found,) = struct.unpack(">" + form, self.take(struct.calcsize(form)))
+        return int(found)
+
+    def short(self) -> str:
+        return self.take(self.number("H")).decode("utf-8", "surrogateescape")
+
+    @property
+    def is_empty(self) -> bool:
+        return self._at == len(self._data)
+
+
+def _decode(reader: _Reader, scope: Scope) -> Checkpoint:
+    db, epoch, config_epoch, form = (reader.number(size) for size in "IIQB")
+    if db != scope.db:
+        raise CheckpointInvalid(f"is a checkpoint of database {db}, and this client's is {scope.db}")
+    for argument, digest in scope.digests().items():
+        if reader.take(_DIGEST) != digest:
+            raise CheckpointInvalid(f"is a checkpoint of another scan: {argument} was not the same")
+    server = None
+    if reader.take(1) != b"\0":
+        run_id, host, port = reader.short(), reader.short(), reader.number("H")
+        server = ServerIdentity(run_id or None, Address(host, port))
+    seen = SeenNumber(reader.take(8), reader.number("Q")) if reader.take(1) != b"\0" else None
+    number = reader.number("H")
+    ended = int.from_bytes(reader.take(-(-number // 8)), "big")
+    cursors = tuple(None if ended >> index & 1 else reader.number("Q") for index in range(number))
+    if not reader.is_empty or (server is None) != (number == 0):
+        raise CheckpointInvalid("is a damaged checkpoint")
+    return Checkpoint(epoch, server, config_epoch - 1 if config_epoch else None, _FORMATS[form], cursors, seen)
