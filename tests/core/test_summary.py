@@ -28,6 +28,12 @@ def test_a_page_shows_no_key(position: float | None, text: str) -> None:
     assert repr(page) == f"<ScanPage of 1 keys, epoch 3, position {text}, 10.0.0.1:6379 (run_id 01234567)>"
 
 
+def test_a_page_that_no_scan_has_made_has_no_checkpoint() -> None:
+    """There is nothing to go on from."""
+    with pytest.raises(ValueError, match="no scan"):
+        _ = ScanPage([b"a"], 0, SERVER, None).checkpoint
+
+
 def test_pages_are_compared_by_what_they_are_not_by_what_they_hold() -> None:
     """Two pages with the same keys are two pages."""
     assert ScanPage([b"a"], 0, SERVER, None) != ScanPage([b"a"], 0, SERVER, None)
