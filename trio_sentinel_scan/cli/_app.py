@@ -19,7 +19,7 @@ from .._core.errors import ConfigError
 from .._version import __version__
 from ..testing import HarnessError
 from ._formats import encoder
-from ._options import URL_VARIABLE, pick, report_options, scan_options, server_options
+from ._options import URL_VARIABLE, keeping_options, pick, report_options, scan_options, server_options
 from ._output import Output, OutputClosed
 from ._report import PROGRAM, Report, ReportHandler
 from ._running import EndedBySignal, Failure, die_of, run
@@ -31,7 +31,13 @@ _FAILED: Final = 1
 _WRONG_USE: Final = 2
 
 # What an argument of the Python API is called here.
-_OPTION_NAMES: Final = {"match": "--pattern", "type_": "--type", "username": "--user", "password": "password"}
+_OPTION_NAMES: Final = {
+    "match": "--pattern",
+    "type_": "--type",
+    "username": "--user",
+    "password": "password",
+    "resume": "--checkpoint",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -126,6 +132,7 @@ A key with a line break in it is two lines then; the other formats keep such key
     show_default=True,
     help="How keys are written.",
 )
+@keeping_options
 @report_options
 @click.pass_context
 def scan(context: click.Context, /, **words: Any) -> None:

@@ -125,6 +125,15 @@ scan_options = _stack(
     ),
 )
 
+keeping_options = _stack(
+    click.option(
+        "--checkpoint",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Keep in FILE how far the keys are written, and go on from there if it is there.",
+    ),
+)
+
 report_options = _stack(
     click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
     click.option(

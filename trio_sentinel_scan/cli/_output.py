@@ -78,8 +78,13 @@ class Output:
         async with open_service_nursery() as nursery:
             nursery.start_soon(self._write_on)
             yield
-            while self._waiting or self._writing:
-                await self._changed.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Wait until all that was to be written is."""
+        await trio.lowlevel.checkpoint()
+        while self._waiting or self._writing:
+            await self._changed.wait()
 
     async def write(self, data: bytes) -> None:
         """Have this written. Waits while enough is waiting already; the event loop never does."""

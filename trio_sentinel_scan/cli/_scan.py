@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import trio
+from redis.exceptions import RedisError
 
-from .._core.summary import ScanSummary
+from .._core.summary import ScanPage, ScanSummary
 from .._trio.client import RedisClient, SentinelClient
+from ._checkpoint import CheckpointFile
 from ._formats import Encode
 from ._output import Output
 from ._report import Report
@@ -26,6 +29,8 @@ class ScanOptions:
     certify: Any = "sentinels"
     segments: Any = "auto"
     duty: float = 1.0
+    # Where to keep the checkpoint; None: nowhere.
+    checkpoint: Path | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Them as `open_scan` has them."""
@@ -49,16 +54,36 @@ async def run_scan(
     Returns if the scan is complete and everything is written; every other end is an exception, `open_scan`'s or
     `Output.write`'s.
     """
+    kept = None if options.checkpoint is None else CheckpointFile(options.checkpoint)
+    resume = None if kept is None else kept.read()
+    if resume is not None:
+        report.say(f"going on from the checkpoint in {options.checkpoint}: keys written before it do not come again")
     async with (
         client,
-        client.open_scan(**options.arguments()) as pages,
+        client.open_scan(**options.arguments(), resume=resume) as pages,
         report.following(pages),
         output.writing(),
     ):
-        async for page in pages:
-            await output.write(encode(page.keys))
+        page: ScanPage[bytes] | None = None
+        try:
+            async for page in pages:
+                await output.write(encode(page.keys))
+                if kept is not None and kept.is_due:
+                    await _keep(kept, page, output)
+        except RedisError:
+            if kept is not None and page is not None:
+                await _keep(kept, page, output)
+            raise
+    if kept is not None:
+        kept.remove()
     await trio.lowlevel.checkpoint()
     return pages.summary
+
+
+async def _keep(kept: CheckpointFile, page: ScanPage[bytes], output: Output) -> None:
+    """The keys first: a checkpoint that is there before them would lose them in a crash."""
+    await output.flush()
+    await kept.write(page.checkpoint)
 
 
 async def run_count(
