@@ -25,7 +25,7 @@ KEYS = 50_000
 async def until_there(file: Path) -> None:
     """Wait until another process has made it."""
     with trio.fail_after(HANG):
-        await until(lambda: file.exists())
+        await until(file.exists)
 
 
 def names_in(folder: Path) -> list[str]:
