@@ -113,7 +113,7 @@ KEYS: Final = [
     c("swapdb", 1, 2),
     c("object", "ENCODING", "a"),
     c("object", "REFCOUNT", "c", look=kind),
-    c("object", "IDLETIME", "a"),
+    c("object", "IDLETIME", "a", look=kind),
     c("object", "FREQ", "a"),
     c("memory_usage", "a", look=kind),
     c("debug_object", "a", look=kind),
