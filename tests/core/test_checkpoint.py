@@ -21,7 +21,13 @@ SERVER = ServerIdentity(RUN_ID, Address("10.0.0.1", 6379))
 
 def text(scope: Scope = SCOPE, **changes: Any) -> str:
     """The text of a checkpoint in mid-scan."""
-    facts: dict[str, Any] = {"epoch": 2, "server": SERVER, "config_epoch": 7, "form": CursorFormat.REVERSED}
+    facts: dict[str, Any] = {
+        "epoch": 2,
+        "server": SERVER,
+        "role": "master",
+        "config_epoch": 7,
+        "form": CursorFormat.REVERSED,
+    }
     return Mark(PassFacts(scope, **(facts | changes)), [1, None, MAX_CURSOR]).text()
 
 
@@ -52,26 +58,33 @@ servers = st.builds(ServerIdentity, st.none() | st.text(min_size=1, max_size=60)
 
 @given(
     epoch=numbers,
+    role=st.sampled_from(["", "master", "slave"]),
     config_epoch=st.none() | numbers,
     form=st.sampled_from(CursorFormat),
     server=servers,
     cursors=st.lists(st.none() | st.integers(0, MAX_CURSOR), min_size=1, max_size=100),
 )
 def test_what_is_written_is_read(
-    epoch: int, config_epoch: int | None, form: CursorFormat, server: ServerIdentity, cursors: list[int | None]
+    *,
+    epoch: int,
+    role: str,
+    config_epoch: int | None,
+    form: CursorFormat,
+    server: ServerIdentity,
+    cursors: list[int | None],
 ) -> None:
     """Whatever is in it."""
-    mark = Mark(PassFacts(SCOPE, epoch, server, config_epoch, form), cursors)
+    mark = Mark(PassFacts(SCOPE, epoch, server, role, config_epoch, form), cursors)
     found = parse_checkpoint(mark.text(), SCOPE)
     assert found.server is not None
     assert (found.server.run_id, found.server.address) == (server.run_id, server.address)
-    assert found._replace(server=None) == Checkpoint(epoch, None, config_epoch, form, tuple(cursors), None)
+    assert found._replace(server=None) == Checkpoint(epoch, None, role, config_epoch, form, tuple(cursors), None)
 
 
 def test_a_checkpoint_before_the_first_page_has_no_server() -> None:
     """It is a beginning."""
     found = parse_checkpoint(Mark(PassFacts(SCOPE, 4)).text(), SCOPE)
-    assert found == Checkpoint(4, None, None, CursorFormat.UNKNOWN, (), None)
+    assert found == Checkpoint(4, None, "", None, CursorFormat.UNKNOWN, (), None)
 
 
 def test_the_seen_keys_are_committed_before_there_is_a_text() -> None:
@@ -85,9 +98,9 @@ def test_the_seen_keys_are_committed_before_there_is_a_text() -> None:
 
 def test_it_is_small_and_tells_nothing() -> None:
     """Even with 64 segments; what is scanned is in it as digests only."""
-    facts = PassFacts(SCOPE, 2, SERVER, 7, CursorFormat.REVERSED)
+    facts = PassFacts(SCOPE, 2, SERVER, "master", 7, CursorFormat.REVERSED)
     found = Mark(facts, [MAX_CURSOR - number for number in range(64)], Store(), 5).text()
-    assert len(found) < 850
+    assert len(found) < 900
     assert found.isascii()
     assert found.isprintable()
     decoded = base64.urlsafe_b64decode(found.partition(".")[2] + "==")

@@ -157,6 +157,17 @@ def test_the_same_process_that_was_a_replica_in_between() -> None:
     assert keys_of(second) == set(KEYS)
 
 
+def test_the_same_process_in_another_role() -> None:
+    """Without Sentinels there are no config epochs; a server that became a replica has another one's data."""
+    world = World(KEYS)
+    first = left_after(world, 6, has_sentinels=False)
+    world.master.role = "slave"
+    second = Driver(world, resume=first.pages[-1].checkpoint, has_sentinels=False)
+    assert second.run().complete
+    assert reasons(second) == ["since the checkpoint, the server's role is slave, it was master"]
+    assert keys_of(second) == set(KEYS)
+
+
 def test_raise_means_raise() -> None:
     """`on_failover="raise"` begins nothing again; before there was anything, nothing is interrupted."""
     world = World(KEYS)

@@ -29,6 +29,7 @@ __all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "parse_chec
 _FAMILY: Final = "tss"
 _VERSION: Final = 1
 _FORMATS: Final = (CursorFormat.UNKNOWN, CursorFormat.REVERSED, CursorFormat.SLOTS)
+_ROLES: Final = ("", "master", "slave")
 _DIGEST: Final = 6
 
 
@@ -65,6 +66,8 @@ class PassFacts:
     epoch: int
     # The process that has issued the cursors; None if there are none yet.
     server: ServerIdentity | None = None
+    # What it said of itself then: "master" or "slave"; "" where it would not say.
+    role: str = ""
     config_epoch: int | None = None
     form: CursorFormat = CursorFormat.UNKNOWN
 
@@ -95,6 +98,7 @@ class Checkpoint(NamedTuple):
     epoch: int
     # None where nothing had been swept yet.
     server: ServerIdentity | None
+    role: str
     config_epoch: int | None
     form: CursorFormat
     cursors: tuple[int | None, ...]
@@ -111,8 +115,8 @@ def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
 # ---- the text --------------------------------------------------------------------------------------------------
 #
 # "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
-# a server and, if so, its run_id, host and port; whether there are seen keys and, if so, the store's name and number;
-# the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of it all.
+# a server and, if so, its run_id, host, port and role; whether there are seen keys and, if so, the store's name and
+# number; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of it all.
 
 
 def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:
@@ -122,7 +126,8 @@ def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | 
     parts += facts.scope.digests().values()
     parts.append(bytes([server is not None]))
     if server is not None:
-        parts += [_short(server.run_id or ""), _short(server.address.host), struct.pack(">H", server.address.port)]
+        parts += [_short(server.run_id or ""), _short(server.address.host)]
+        parts.append(struct.pack(">HB", server.address.port, _ROLES.index(facts.role)))
     parts.append(bytes([seen is not None]))
     if seen is not None:
         parts += [seen.name, struct.pack(">Q", seen.number)]
@@ -197,14 +202,14 @@ def _decode(reader: _Reader, scope: Scope) -> Checkpoint:
     for argument, digest in scope.digests().items():
         if reader.take(_DIGEST) != digest:
             raise CheckpointInvalid(f"is a checkpoint of another scan: {argument} was not the same")
-    server = None
+    server, role = None, ""
     if reader.take(1) != b"\0":
         run_id, host, port = reader.short(), reader.short(), reader.number("H")
-        server = ServerIdentity(run_id or None, Address(host, port))
+        server, role = ServerIdentity(run_id or None, Address(host, port)), _ROLES[reader.number("B")]
     seen = SeenNumber(reader.take(8), reader.number("Q")) if reader.take(1) != b"\0" else None
     number = reader.number("H")
     ended = int.from_bytes(reader.take(-(-number // 8)), "big")
     cursors = tuple(None if ended >> index & 1 else reader.number("Q") for index in range(number))
     if not reader.is_empty or (server is None) != (number == 0):
         raise CheckpointInvalid("is a damaged checkpoint")
-    return Checkpoint(epoch, server, config_epoch - 1 if config_epoch else None, _FORMATS[form], cursors, seen)
+    return Checkpoint(epoch, server, role, config_epoch - 1 if config_epoch else None, _FORMATS[form], cursors, seen)

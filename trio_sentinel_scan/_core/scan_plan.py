@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from redis import exceptions as redis_errors
 
 from . import scan_steps as steps
-from .certificate import Evidence, Held, Judgement, Refuted, Undecided, judge, lost_link
+from .certificate import Evidence, Held, Judgement, Refuted, Undecided, changed_role, judge, lost_link
 from .checkpoint import Mark, PassFacts
 from .cursor import CursorFormat
 from .errors import AuthenticationFailed, ScanError, ScanInterrupted, ScanRefused
@@ -282,7 +282,7 @@ class ScanPlan:
             resume, self._resume = self._resume, None
             if resume is None or resume.server is None:
                 self._begin_pass(found, cursor=self.options.cursor if self.epoch == self.first_epoch else 0)
-            elif reason := self._cannot_resume(resume, found.server):
+            elif reason := self._cannot_resume(resume, found):
                 self._void(reason, now, here=found, old=resume.server)
                 return
             else:
@@ -459,7 +459,7 @@ class ScanPlan:
         form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
         self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor, cursors=cursors)
         config_epoch = self._target.config_epoch if self._target is not None else None
-        self._facts = PassFacts(self.options.scope, self.epoch, found.server, config_epoch, form)
+        self._facts = PassFacts(self.options.scope, self.epoch, found.server, found.role.kind, config_epoch, form)
         self._mark = self._mark_to_begin(self._sweep.cursors)
         self._progress.begin(self._mark)
         self._patience.bound()
@@ -469,14 +469,18 @@ class ScanPlan:
 
     def _restore(self, resume: Checkpoint) -> None:
         """Until a server has been found, this scan stands where the checkpoint does."""
-        self._facts = PassFacts(self.options.scope, self.epoch, resume.server, resume.config_epoch, resume.form)
+        self._facts = PassFacts(
+            self.options.scope, self.epoch, resume.server, resume.role, resume.config_epoch, resume.form
+        )
         if resume.seen is not None and isinstance(self.options.dedupe, DurableSeenKeys):
             self.options.dedupe.rollback(resume.seen.number)
 
-    def _cannot_resume(self, resume: Checkpoint, server: ServerIdentity) -> str:
+    def _cannot_resume(self, resume: Checkpoint, found: steps.Connected) -> str:
         """Why the checkpoint's cursors are not good here, in words; "" if they are."""
-        if not server.is_same_process(resume.server):
+        if not found.server.is_same_process(resume.server):
             return "the checkpoint is of another process than the one that answers now"
+        if changed := changed_role(self.options.basis, Role(resume.role), found.role):
+            return f"since the checkpoint, {changed}"
         assert self._target is not None
         if resume.config_epoch != self._target.config_epoch:
             return (
