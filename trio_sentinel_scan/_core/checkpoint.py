@@ -116,7 +116,8 @@ def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
 #
 # "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
 # a server and, if so, its run_id, host, port and role; whether there are seen keys and, if so, the store's name and
-# number; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of it all.
+# number; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of
+# it all.
 
 
 def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:

@@ -38,8 +38,8 @@ class ScanPage(Generic[KeyT_co]):
     def checkpoint(self) -> str:
         """A text that a later scan can go on from (`resume`), behind this page and all that were handed out before it.
 
-        With 64 segments about 850 characters; no key, pattern or password can be read from it. With a `dedupe` that outlives the
-        process, what it has marked is committed first.
+        With 64 segments about 850 characters; no key, pattern or password can be read from it. With a `dedupe` that
+        outlives the process, what it has marked is committed first.
         """
         if self.mark is None:
             msg = "no scan has made this page, so there is nothing to go on from"
