@@ -1,7 +1,8 @@
 """Real Redis and Valkey servers on loopback, to test with.
 
-``LocalRedis`` is one server, ``LocalSentinel`` a master with its replicas and Sentinels; both are async context
-managers over real processes, that kill, pause, restart and fail over on demand, and leave nothing behind::
+``LocalRedis`` is one server, ``LocalSentinel`` a master with its replicas and Sentinels, ``LocalCluster`` a cluster. They
+are async context managers over real processes, that kill, pause, restart and fail over on demand, and leave nothing
+behind::
 
     from trio_sentinel_scan.testing import LocalSentinel
 
@@ -22,6 +23,8 @@ from ._certificates import (
     Certificates as Certificates,
     make_test_certificates as make_test_certificates,
 )
+from ._cluster import LocalCluster as LocalCluster
+from ._cluster_node import LocalClusterNode as LocalClusterNode, NodeView as NodeView
 from ._directives import Config as Config
 from ._errors import (
     CommandFailed as CommandFailed,
@@ -32,6 +35,7 @@ from ._errors import (
     ServerUnresponsive as ServerUnresponsive,
     TlsUnavailable as TlsUnavailable,
 )
+from ._migration import SlotMigration as SlotMigration
 from ._redis import LocalRedis as LocalRedis
 from ._sentinel import LocalSentinel as LocalSentinel
 from ._sentinel_node import LocalSentinelNode as LocalSentinelNode
