@@ -1,8 +1,8 @@
 """Real Redis and Valkey servers on loopback, to test with.
 
-``LocalRedis`` is one server, ``LocalSentinel`` a master with its replicas and Sentinels, ``LocalCluster`` a cluster. They
-are async context managers over real processes, that kill, pause, restart and fail over on demand, and leave nothing
-behind::
+``LocalRedis`` is one server, ``LocalSentinel`` a master with its replicas and Sentinels, ``LocalCluster`` a cluster.
+They are async context managers over real processes, that kill, pause, restart and fail over on demand, and leave
+nothing behind::
 
     from trio_sentinel_scan.testing import LocalSentinel
 

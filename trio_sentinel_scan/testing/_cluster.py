@@ -293,6 +293,8 @@ class LocalCluster:
         await node.wait_until_ready()
         await node.execute("CLUSTER", "MEET", *self._answering()[0].meeting_point())
         await self._wait_until("to know each other", self._find_fault_in_acquaintance)
+        # A node that has not heard yet who has which slot takes nothing in.
+        await self._wait_until("to agree", self._find_fault_in_ownership)
         return node
 
     async def remove_node(self, node: LocalClusterNode) -> None:
