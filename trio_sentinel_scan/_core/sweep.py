@@ -170,8 +170,7 @@ class Sweep:
     def go_back(self) -> None:
         """The server is left. What it said since its last ROLE may be a deposed master's: that is asked for again."""
         self.connection_lost()
-        if self._vouched is not None:
-            self._segments = Segments(self.format, self._segments.number, cursors=self._vouched)
+        self._segments = Segments(self.format, self._segments.number, cursors=self.standing)
 
     @property
     def is_waiting_for_replies(self) -> bool:
