@@ -152,7 +152,8 @@ async def test_a_checkpoint_after_a_restart(hash_seed_binary: ServerBinary) -> N
     async with open_server(hash_seed_binary) as server:
         keys = await server.fill(KEYS)
         async with RedisClient(server.address) as client, client.open_scan(**ONE_CHAIN) as pages:
-            done: set[bytes] = set()
+            page = await pages.receive()
+            done = set(page)
             while len(done) < KEYS // 2:
                 page = await pages.receive()
                 done.update(page)

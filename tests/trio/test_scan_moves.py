@@ -99,7 +99,7 @@ async def test_in_segments(service: Service, client: SentinelClient, change: Cal
 
 
 async def test_several_changes(service: Service, client: SentinelClient) -> None:
-    """To and fro; none is a restart."""
+    """There and back; none is a restart."""
     async with client.open_scan(prefetch=0, on_failover="raise", max_restarts=0, **SHARED) as pages:
         found: set[bytes] = set()
         for number in range(6):
@@ -241,8 +241,9 @@ async def test_a_user_without_any_right_but_scan(service: Service, client: Senti
 @pytest.mark.parametrize("change", [fail_over, restart_in_place])
 async def test_a_checkpoint_is_gone_on_from(service: Service, change: Callable[[Service], None]) -> None:
     """By another process of the caller's, at another one of the service's."""
-    done: set[bytes] = set()
     async with SentinelClient(service.addresses, SERVICE) as client, client.open_scan(**SHARED) as pages:
+        page = await pages.receive()
+        done = set(page)
         for _ in range(HALF_WAY):
             page = await pages.receive()
             done.update(page)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import trio
 
-from tests.trio.fakes import COUNT, Host, Network, ScanProxy, on_mock_time, sweep
+from tests.trio.fakes import COUNT, SERVICE, Host, Network, ScanProxy, Service, on_mock_time, sweep
 from trio_sentinel_scan import (
+    ConfigError,
     RedisClient,
     ScanInterrupted,
     ScanRefused,
     ScanRestartsExhausted,
     ScanStuck,
+    SentinelClient,
 )
 from trio_sentinel_scan._core.cursor import CircleDetector
 from trio_sentinel_scan._core.other_products import as_believed
@@ -226,6 +228,31 @@ async def test_a_circle_of_what_passes_for_a_redis(proxy: Host[ScanProxy], clien
         await sweep(client, **UNDECLARED)
     assert caught.value.summary is not None
     assert caught.value.summary.epoch == 1
+
+
+# ---- what cannot be ------------------------------------------------------------------------------------------------
+
+
+async def test_what_makes_no_sense_is_refused_before_anything_is_sent(
+    proxy: Host[ScanProxy], client: RedisClient, network: Network
+) -> None:
+    """By the argument's name."""
+    sent = len(proxy.log)
+    bad: list[tuple[str, dict[str, Any]]] = [
+        ("extra_args", {"extra_args": "node-2"}),
+        ("segments", {"extra_args": NODE, "segments": 4}),
+        ("hash_seed_shared", {"extra_args": NODE, "hash_seed_shared": True}),
+        ("hash_seed_shared", {"hash_seed_shared": "yes"}),
+    ]
+    for argument, options in bad:
+        with pytest.raises(ConfigError) as caught:
+            client.open_scan(**options)
+        assert caught.value.argument == argument
+    service = Service(network)
+    async with SentinelClient(service.addresses, SERVICE) as watched:
+        with pytest.raises(ConfigError, match="use RedisClient"):
+            watched.open_scan(extra_args=NODE)
+    assert len(proxy.log) == sent
 
 
 # ---- what no client can see ----------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ The driver asks `next_step`, does just that, and reports what came of it to `rep
 `take` for each page that comes out of the channel; whoever hears of another master calls `master_changed`. All three
 are synchronous, so no await ever lies between a decision and the state that it leaves behind.
 
-The one rule: **a cursor is only ever sent to the process that issued it.** And its twin: the end of the iteration
-means complete, and nothing else does.
+The one rule: **a cursor is only ever sent to the process that issued it.** (Or, where the caller says that all nodes
+have one hash seed, to one that has its keys in the same order.) And its twin: the end of the iteration means complete,
+and nothing else does.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class ScanPlan:
 
         # -- the pass --
         # The sweep of one process, with its cursors. Invariant: None exactly while the pass has not been bound to a
-        # process; a pass has one sweep, and a sweep one process.
+        # process. A sweep has one process, and a pass one sweep; one after the other where it may move.
         self._sweep: Sweep | None = None
         self._format_distrusted = False
         # What the servers have told of the hash seed that they share by the caller's word.

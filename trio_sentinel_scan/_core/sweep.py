@@ -168,7 +168,7 @@ class Sweep:
         return self._vouched if self._may_move and self._vouched is not None else self.cursors
 
     def go_back(self) -> None:
-        """The server is left. What it said since its last ROLE may be a deposed master's: that is asked for again."""
+        """The server is left. What it said since a ROLE last vouched for it may be a deposed master's: once more."""
         self.connection_lost()
         self._segments = Segments(self.format, self._segments.number, cursors=self.standing)
 
