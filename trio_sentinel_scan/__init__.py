@@ -17,6 +17,7 @@ from ._core.errors import (
     CommandNotShareable as CommandNotShareable,
     CommandOutcomeUnknown as CommandOutcomeUnknown,
     ConfigError as ConfigError,
+    HashSeedMismatch as HashSeedMismatch,
     LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
     NoSentinelReachable as NoSentinelReachable,

@@ -16,6 +16,7 @@ from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
 from trio_sentinel_scan._core.cursor import CursorFormat, rev64
 from trio_sentinel_scan._core.handshake import unfit_for_scanning
+from trio_sentinel_scan._core.hash_seed import HashSeed
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
 from trio_sentinel_scan._core.scan_plan import ScanPlan
@@ -42,8 +43,7 @@ def scans_in(data: bytes) -> list[tuple[int, int]]:
         if words[0] == b"ROLE":
             continue
         assert words[0] == b"SCAN"
-        assert words[-2] == b"COUNT"
-        found.append((int(words[1]), int(words[-1])))
+        found.append((int(words[1]), int(words[words.index(b"COUNT") + 1])))
     return found
 
 
@@ -61,17 +61,29 @@ class Process:
     """One process at one address: its own hash seed, so that only its own cursors are any good to it."""
 
     def __init__(
-        self, number: int, address: Address, keys: Iterable[bytes], *, form: CursorFormat, honest: bool
+        self,
+        number: int,
+        address: Address,
+        keys: Iterable[bytes],
+        *,
+        form: CursorFormat,
+        honest: bool,
+        hash_seed: bytes | None = None,
     ) -> None:
         self.run_id = f"{number:040x}"
         self.address = address
-        self.table = Table(keys, seed=self.run_id.encode(), bits=5)
+        self.table = Table(keys, seed=hash_seed or self.run_id.encode(), bits=5)
+        # What it tells when it is asked: nothing, as a rule.
+        self.told_seed: HashSeed | None = None
         # What it is told apart as, and whether its cursors are of that kind.
         self.form = form
         self._opaque = form is CursorFormat.UNKNOWN or not honest
         self.role = "master"
         self.link = "connected"
+        # A master that was deposed does not list the replica that was promoted.
+        self.lost_replicas: set[Address] = set()
         self.hangs = False
+        self.refuses_role = False
         self.tells_run_id = True
         # Error replies that the next SCANs get; None for a proper reply in between.
         self.errors: deque[str | None] = deque()
@@ -109,8 +121,13 @@ class World:
         form: CursorFormat = CursorFormat.REVERSED,
         honest: bool = True,
         tell_run_id: bool = True,
+        hash_seed: bytes | None = None,
     ) -> None:
+        """With `hash_seed`, all processes have that one; without, each draws its own."""
         self.keys = set(keys)
+        self._hash_seed = hash_seed
+        # With one seed, a cursor is good wherever it came from.
+        self._issued: dict[int, int] = {0: 0}
         self._form, self._honest, self._tell_run_id = form, honest, tell_run_id
         # Every process there ever was.
         self.processes: list[Process] = []
@@ -129,7 +146,10 @@ class World:
         """A new process at this address, with the service's keys unless it is given others."""
         kept = self.keys if keys is None else keys
         number = len(self.processes) + 1
-        process = Process(number, address, kept, form=self._form, honest=self._honest)
+        process = Process(number, address, kept, form=self._form, honest=self._honest, hash_seed=self._hash_seed)
+        if self._hash_seed is not None:
+            process.issued = self._issued
+            process.told_seed = HashSeed(self._hash_seed, release="valkey 9.1")
         process.tells_run_id = self._tell_run_id
         self.processes.append(process)
         self.nodes[address] = process
@@ -162,6 +182,9 @@ class World:
         assert process is not None
         self._replicate(process)
         process.role, process.hangs = "master", False
+        process.lost_replicas.clear()
+        if (deposed := self.nodes[old.address]) is not None and deposed is not process:
+            deposed.lost_replicas.add(to)
         self.named = steps.Target(to, (old.config_epoch or 0) + 1, old.version + 1)
 
     def demote_old_masters(self) -> None:
@@ -182,7 +205,7 @@ class World:
         if process.role == "slave":
             return Role("slave", link=process.link)
         up = {address for address, node in self.nodes.items() if node is not None}
-        return Role("master", frozenset(up - {process.address}))
+        return Role("master", frozenset(up - {process.address} - process.lost_replicas))
 
     def votes(self, target: steps.Target) -> Votes:
         """Asked now."""
@@ -370,7 +393,8 @@ class Driver:
         self.link = Link(process)
         role = self.world.role_of(process)
         unfit = unfit_for_scanning(role, target.address, wants_master=self.options.basis != "server")
-        return steps.Connected(process.identity(), role, process.form, unfit)
+        told = process.told_seed if self.options.hash_seed_shared else None
+        return steps.Connected(process.identity(), role, process.form, unfit, told)
 
     def _on_link(self, step: steps.Step) -> steps.Outcome | None:
         link = self.link
@@ -403,6 +427,8 @@ class Driver:
     def _scan(self, link: Link) -> ScanReply:
         owed = link.owed.popleft()
         if owed is None:
+            if link.process.refuses_role:
+                return parse_error_reply("NOPERM no permissions to run the 'role' command")
             return self.world.role_of(link.process)
         cursor, count = owed
         epoch, segments = self.plan.epoch, self.options.segments or 64

@@ -70,6 +70,8 @@ class PassFacts:
     role: str = ""
     config_epoch: int | None = None
     form: CursorFormat = CursorFormat.UNKNOWN
+    # With a hash seed that all nodes share: enough of a digest of it to notice another one. b"": it was not told.
+    seed_check: bytes = b""
 
 
 @dataclass(slots=True)
@@ -103,6 +105,7 @@ class Checkpoint(NamedTuple):
     form: CursorFormat
     cursors: tuple[int | None, ...]
     seen: SeenNumber | None
+    seed_check: bytes = b""
 
 
 def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
@@ -116,8 +119,8 @@ def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
 #
 # "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
 # a server and, if so, its run_id, host, port and role; whether there are seen keys and, if so, the store's name and
-# number; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of
-# it all.
+# number; what is known of a shared hash seed (a length and two bytes, or no length); the number of segments, a bit for
+# each that has ended, and eight bytes for each cursor of the others; a CRC of it all.
 
 
 def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:
@@ -132,6 +135,7 @@ def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | 
     parts.append(bytes([seen is not None]))
     if seen is not None:
         parts += [seen.name, struct.pack(">Q", seen.number)]
+    parts.append(bytes([len(facts.seed_check)]) + facts.seed_check)
     ended = sum(1 << index for index, cursor in enumerate(cursors) if cursor is None)
     parts.append(struct.pack(">H", len(cursors)) + ended.to_bytes(-(-len(cursors) // 8), "big"))
     parts += [struct.pack(">Q", cursor) for cursor in cursors if cursor is not None]
@@ -208,9 +212,11 @@ def _decode(reader: _Reader, scope: Scope) -> Checkpoint:
         run_id, host, port = reader.short(), reader.short(), reader.number("H")
         server, role = ServerIdentity(run_id or None, Address(host, port)), _ROLES[reader.number("B")]
     seen = SeenNumber(reader.take(8), reader.number("Q")) if reader.take(1) != b"\0" else None
+    seed_check = reader.take(reader.number("B"))
     number = reader.number("H")
     ended = int.from_bytes(reader.take(-(-number // 8)), "big")
     cursors = tuple(None if ended >> index & 1 else reader.number("Q") for index in range(number))
     if not reader.is_empty or (server is None) != (number == 0):
         raise CheckpointInvalid("is a damaged checkpoint")
-    return Checkpoint(epoch, server, role, config_epoch - 1 if config_epoch else None, _FORMATS[form], cursors, seen)
+    known_epoch = config_epoch - 1 if config_epoch else None
+    return Checkpoint(epoch, server, role, known_epoch, _FORMATS[form], cursors, seen, seed_check)

@@ -26,6 +26,7 @@ __all__ = [
     "CommandNotShareable",
     "CommandOutcomeUnknown",
     "ConfigError",
+    "HashSeedMismatch",
     "LeaseLost",
     "MasterNotFound",
     "NoSentinelReachable",
@@ -242,6 +243,14 @@ class ScanNotCertified(ScanError):
 
     Every key of that server was handed out; whether that server was still *the* master is what nobody could say
     within `failover_timeout`. ``certify="role"`` accepts the server's own word instead.
+    """
+
+
+class HashSeedMismatch(ScanError):
+    """A server's own word contradicts ``hash_seed_shared=True``: it has no `hash-seed`, or not that of the others.
+
+    Give all nodes the same one (it is read when a server starts, and Valkey has it from 9.1 on), or leave
+    `hash_seed_shared` out: the scan then begins again when the process changes, as ever.
     """
 
 

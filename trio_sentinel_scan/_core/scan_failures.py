@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import ScanNotCertified, ScanRestartsExhausted, ScanStuck, ServerUnavailable
+from .errors import HashSeedMismatch, ScanNotCertified, ScanRestartsExhausted, ScanStuck, ServerUnavailable
 
 if TYPE_CHECKING:
     from .certificate import Basis
@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from .scan_patience import Patience
     from .summary import ScanSummary
 
-__all__ = ["no_more_connections", "no_more_restarts", "no_server", "not_certified", "stuck"]
+__all__ = [
+    "no_more_connections",
+    "no_more_moves",
+    "no_more_restarts",
+    "no_server",
+    "not_certified",
+    "seeds_differ",
+    "stuck",
+]
 
 
 def no_more_connections(
@@ -30,6 +38,24 @@ def no_more_restarts(reason: str, max_restarts: int, summary: ScanSummary) -> Sc
     """The pass is void, and it was the last one."""
     return ScanRestartsExhausted(
         f"the pass of epoch {summary.epoch} is void ({reason}), and max_restarts={max_restarts} allows no other one",
+        summary,
+    )
+
+
+def no_more_moves(reason: str, max_restarts: int, summary: ScanSummary) -> ScanRestartsExhausted:
+    """The pass goes from server to server, and none of them brings a reply."""
+    return ScanRestartsExhausted(
+        f"more than {max_restarts} changes of server in a row brought no reply"
+        f" (max_restarts={max_restarts}; the last one: {reason})",
+        summary,
+    )
+
+
+def seeds_differ(contradiction: str, summary: ScanSummary) -> HashSeedMismatch:
+    """The caller's word on the hash seed cannot be."""
+    return HashSeedMismatch(
+        f"{contradiction}, and hash_seed_shared=True says that all nodes have the same: give them one hash-seed (it is"
+        " read when a server starts), or scan without hash_seed_shared",
         summary,
     )
 

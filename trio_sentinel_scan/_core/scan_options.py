@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from .checkpoint import Checkpoint, Scope, parse_checkpoint
 from .cursor import parse_cursor
 from .errors import CheckpointInvalid, ConfigError
+from .other_products import checked_extra_args
 from .seen_keys import DurableSeenKeys, ExactSeen, SeenKeys
 from .segments import MAX_SEGMENTS
 
@@ -46,6 +47,10 @@ class ScanOptions:
     # What is scanned, and where to go on.
     scope: Scope = field(default=Scope(0, None, None), repr=False)
     resume: Checkpoint | None = field(default=None, repr=False)
+    # Words at the end of each SCAN, for a proxy.
+    extra_args: tuple[bytes, ...] = field(default=(), repr=False)
+    # By the caller's word all nodes have one hash seed, so that a cursor is good at each of them.
+    hash_seed_shared: bool = False
 
 
 def checked_scan_options(
@@ -63,6 +68,8 @@ def checked_scan_options(
     page_size: object = None,
     dedupe: object = False,
     resume: object = None,
+    extra_args: object = (),
+    hash_seed_shared: object = False,
     has_sentinels: bool,
     encoding: str = "utf-8",
     db: int = 0,
@@ -83,8 +90,11 @@ def checked_scan_options(
     basis: Basis = "server"
     if has_sentinels:
         basis = "role" if certify == "role" else "sentinels"
+    words = checked_extra_args(extra_args, encoding=encoding, has_sentinels=has_sentinels)
+    if words:
+        basis = "proxy"
     found_type = None if type_ is None else _checked_type(type_)
-    scope = Scope(db, match, found_type)
+    scope = Scope(db, match, found_type, (b"extra_args", *words) if words else ())
     seen = _checked_dedupe(dedupe)
     checkpoint = None if resume is None else parse_checkpoint(resume, scope)
     if position and checkpoint is not None:
@@ -99,12 +109,14 @@ def checked_scan_options(
         max_restarts=_whole_number(max_restarts, "max_restarts", at_least=0),
         prefetch=_whole_number(prefetch, "prefetch", at_least=0),
         basis=basis,
-        segments=_checked_segments(segments, position),
+        segments=_checked_segments(segments, position, is_proxy=bool(words)),
         duty=_checked_share(duty, "duty"),
         page_size=None if page_size is None else _whole_number(page_size, "page_size", at_least=1),
         dedupe=seen,
         scope=scope,
         resume=checkpoint,
+        extra_args=words,
+        hash_seed_shared=_checked_hash_seed_shared(hash_seed_shared, is_proxy=bool(words)),
     )
 
 
@@ -114,13 +126,30 @@ def _whole_number(value: object, argument: str, *, at_least: int) -> int:
     return value
 
 
-def _checked_segments(value: object, cursor: int) -> int | None:
+def _checked_segments(value: object, cursor: int, *, is_proxy: bool) -> int | None:
     if isinstance(value, str) and value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEGMENTS:
         raise ConfigError("segments", f'must be "auto" or a whole number from 1 to {MAX_SEGMENTS}')
     if cursor and value > 1:
         raise ConfigError("segments", "a scan that begins at a cursor of its own is one chain: segments must be 1")
+    if is_proxy and value > 1:
+        raise ConfigError(
+            "segments",
+            "with extra_args the other side is taken to be a proxy, whose cursors are of its own making: nobody else"
+            " knows where a segment would begin, so segments must be 1",
+        )
+    return value
+
+
+def _checked_hash_seed_shared(value: object, *, is_proxy: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("hash_seed_shared", "must be True or False")
+    if value and is_proxy:
+        raise ConfigError(
+            "hash_seed_shared",
+            "cannot go with extra_args: the cursors of a proxy are of its own making, whatever its nodes' hash seed",
+        )
     return value
 
 

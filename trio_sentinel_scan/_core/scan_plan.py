@@ -4,8 +4,9 @@ The driver asks `next_step`, does just that, and reports what came of it to `rep
 `take` for each page that comes out of the channel; whoever hears of another master calls `master_changed`. All three
 are synchronous, so no await ever lies between a decision and the state that it leaves behind.
 
-The one rule: **a cursor is only ever sent to the process that issued it.** And its twin: the end of the iteration
-means complete, and nothing else does.
+The one rule: **a cursor is only ever sent to the process that issued it.** (Or, where the caller says that all nodes
+have one hash seed, to one that has its keys in the same order.) And its twin: the end of the iteration means complete,
+and nothing else does.
 """
 
 from __future__ import annotations
@@ -20,10 +21,20 @@ from .certificate import Evidence, Held, Judgement, Refuted, Undecided, changed_
 from .checkpoint import Mark, PassFacts
 from .cursor import CursorFormat
 from .errors import AuthenticationFailed, ScanError, ScanInterrupted, ScanRefused
+from .hash_seed import SharedSeed
 from .identity import Role, ServerIdentity
+from .other_products import as_believed
 from .progress import Progress
 from .scan_account import Account
-from .scan_failures import no_more_connections, no_more_restarts, no_server, not_certified, stuck
+from .scan_failures import (
+    no_more_connections,
+    no_more_moves,
+    no_more_restarts,
+    no_server,
+    not_certified,
+    seeds_differ,
+    stuck,
+)
 from .scan_patience import Patience
 from .scan_states import FINAL, Event, State, move
 from .seen_keys import DurableSeenKeys
@@ -73,9 +84,11 @@ class ScanPlan:
 
         # -- the pass --
         # The sweep of one process, with its cursors. Invariant: None exactly while the pass has not been bound to a
-        # process; a pass has one sweep, and a sweep one process.
+        # process. A sweep has one process, and a pass one sweep; one after the other where it may move.
         self._sweep: Sweep | None = None
         self._format_distrusted = False
+        # What the servers have told of the hash seed that they share by the caller's word.
+        self._seeds = SharedSeed(b"" if self._resume is None else self._resume.seed_check)
         # What the marks of the present pass have in common; and the one that stands for all that was committed.
         self._facts = PassFacts(options.scope, self.epoch)
         if self._resume is not None:
@@ -166,7 +179,7 @@ class ScanPlan:
                 assert_never(outcome)
 
     def master_changed(self, target: steps.Target, now: float) -> bool:
-        """The Sentinels name `target`. True if that voids what is under way, which must be aborted at once.
+        """The Sentinels name `target`. True if what is under way must be aborted at once, and is void as a rule.
 
         Of no consequence if the scan is bound there already, has not looked for a server yet, or has ended.
         """
@@ -174,7 +187,7 @@ class ScanPlan:
             return False
         old = self._target
         self._target = target
-        self._void(f"MASTER_CHANGE {old.address} -> {target.address}", now, target=target)
+        self._leave(f"MASTER_CHANGE {old.address} -> {target.address}", now, target=target)
         return True
 
     def take(self, page: ScanPage[Any], now: float) -> ScanPage[Any] | None:
@@ -255,6 +268,17 @@ class ScanPlan:
     def _is_same_process(self, server: ServerIdentity) -> bool:
         return server.is_same_process(self._server)
 
+    def _is_same_order(self, found: steps.Connected) -> bool:
+        """Whether this other process has its keys in the same order, so that the pass's cursors are good there."""
+        return (
+            self._bound.can_move
+            and found.cursor_format is self._bound.format
+            and (found.hash_seed is None or found.hash_seed.release == self._seeds.release)
+        )
+
+    def _contradiction(self, found: steps.Connected) -> str:
+        return self._seeds.contradiction(found.server, found.hash_seed) if found.hash_seed is not None else ""
+
     def _is_current(self, page: ScanPage[Any]) -> bool:
         return page.epoch == self.epoch and self.state not in FINAL
 
@@ -274,8 +298,12 @@ class ScanPlan:
             self._move(Event.LOCATED)
 
     def _bind(self, found: steps.Connected, now: float) -> None:
+        found = as_believed(found, self.options.basis, format_distrusted=self._format_distrusted)
         if found.unfit:
             self._lost(found.unfit, None, now)
+            return
+        if contradiction := self._contradiction(found):
+            self._fail(seeds_differ(contradiction, self.summary(now)), now)
             return
         if self._sweep is None:
             self.connected = True
@@ -289,15 +317,13 @@ class ScanPlan:
                 self._go_on(resume, found)
             self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
             return
-        if not self._is_same_process(found.server):
-            reason = (
-                "another process answers at this address: the server was restarted"
-                if found.server.run_id is not None
-                else "a new connection, and the server does not tell which process it is"
-            )
-            self._void(reason, now, here=found)
+        if self._is_same_process(found.server):
+            self._account.reconnects += 1
+        elif self._is_same_order(found):
+            self._carry_over(found)
+        else:
+            self._void(self._another_process(found), now, here=found)
             return
-        self._account.reconnects += 1
         most = self.options.max_restarts
         if self._patience.fruitless > most:
             self._fail(no_more_connections(self._patience, found.server.address, most, self.summary(now)), now)
@@ -317,7 +343,7 @@ class ScanPlan:
         self.suspects_failover = self.suspects_failover or found.lost_replicas
         if found.keys:
             size = self.options.page_size
-            mark = self._mark_of(sweep.cursors)
+            mark = self._mark_of(sweep.standing)
             way = (before, self._mark), (sweep.position, mark)
             self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, way))
             self._mark = mark
@@ -345,7 +371,7 @@ class ScanPlan:
     def _unfit(self, role: Role, now: float) -> None:
         reason = self._bound.changed_role(role)
         if reason:
-            self._void(reason, now)
+            self._leave(reason, now)
         else:
             # The same process goes on to have what it had; when it is linked again, its cursors are good.
             self._lost(lost_link(role), None, now)
@@ -399,12 +425,49 @@ class ScanPlan:
             self._account.ended(now)
             self._move(Event.HELD)
         elif isinstance(judgement, Refuted):
-            self._void(f"no certificate: {judgement.reason}", now)
+            self._leave(f"no certificate: {judgement.reason}", now)
         else:
             self._patience.hesitate(judgement.reason, now)
             self._move(Event.UNDECIDED)
 
     # ---- restarts and ends --------------------------------------------------------------------------------------
+
+    def _leave(self, reason: str, now: float, *, target: steps.Target | None = None) -> None:
+        """This server is not the one to ask any more. Its pass is void, unless another server can go on with it."""
+        if self.options.basis == "server" or not self._may_go_on_elsewhere:
+            self._void(reason, now, target=target)
+            return
+        most = self.options.max_restarts
+        if self._patience.moves_in_vain > most:
+            self._fail(no_more_moves(reason, most, self.summary(now)), now)
+            return
+        # What is in hand, or waits to be taken, is of this pass still. What was asked for is not.
+        self._generation += 1
+        self.connected = False
+        if self._sweep is not None:
+            self._sweep.go_back()
+        self._patience.moved_on(reason, now)
+        self._move(Event.LEFT)
+
+    @property
+    def _may_go_on_elsewhere(self) -> bool:
+        return self.options.hash_seed_shared if self._sweep is None else self._sweep.can_move
+
+    def _carry_over(self, found: steps.Connected) -> None:
+        """Another process goes on with the pass: the same epoch, and the keys in the same order."""
+        sweep = self._bound
+        sweep.go_back()
+        self._account.moves += 1
+        self._patience.begin_here("another process goes on with the pass")
+        # The progress stays: pages that were not done with are not yet behind the consumer.
+        self._mark = self._bind_sweep(found, cursors=sweep.cursors)
+
+    def _another_process(self, found: steps.Connected) -> str:
+        if self._may_go_on_elsewhere:
+            return "another process answers, of another release or with other cursors than the one before"
+        if found.server.run_id is None:
+            return "a new connection, and the server does not tell which process it is"
+        return "another process answers at this address: the server was restarted"
 
     def _void(
         self,
@@ -456,28 +519,49 @@ class ScanPlan:
         self._progress.begin(self._mark_to_begin(()))
 
     def _begin_pass(self, found: steps.Connected, *, cursor: int, cursors: Sequence[int | None] = ()) -> None:
-        form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
-        self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor, cursors=cursors)
-        config_epoch = self._target.config_epoch if self._target is not None else None
-        self._facts = PassFacts(self.options.scope, self.epoch, found.server, found.role.kind, config_epoch, form)
-        self._mark = self._mark_to_begin(self._sweep.cursors)
+        self._mark = self._bind_sweep(found, cursor=cursor, cursors=cursors)
         self._progress.begin(self._mark)
         self._patience.bound()
         self._account.bound(found.server)
+
+    def _bind_sweep(self, found: steps.Connected, *, cursor: int = 0, cursors: Sequence[int | None] = ()) -> Mark:
+        """The pass is on this process from now on. Returns where it stands."""
+        form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
+        self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor, cursors=cursors)
+        if found.hash_seed is not None:
+            self._seeds.release = found.hash_seed.release
+        config_epoch = self._target.config_epoch if self._target is not None else None
+        role = found.role.kind
+        self._facts = PassFacts(
+            self.options.scope, self.epoch, found.server, role, config_epoch, form, self._seeds.check
+        )
+        return self._mark_to_begin(self._sweep.cursors)
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 
     def _restore(self, resume: Checkpoint) -> None:
         """Until a server has been found, this scan stands where the checkpoint does."""
         self._facts = PassFacts(
-            self.options.scope, self.epoch, resume.server, resume.role, resume.config_epoch, resume.form
+            self.options.scope,
+            self.epoch,
+            resume.server,
+            resume.role,
+            resume.config_epoch,
+            resume.form,
+            resume.seed_check,
         )
         if resume.seen is not None and isinstance(self.options.dedupe, DurableSeenKeys):
             self.options.dedupe.rollback(resume.seen.number)
 
     def _cannot_resume(self, resume: Checkpoint, found: steps.Connected) -> str:
         """Why the checkpoint's cursors are not good here, in words; "" if they are."""
+        if self.options.hash_seed_shared:
+            if resume.form not in {found.cursor_format, CursorFormat.UNKNOWN}:
+                return "the checkpoint has cursors of another kind than the server that answers now"
+            return ""
         if not found.server.is_same_process(resume.server):
+            if found.server.run_id is None:
+                return "the server does not tell whether it is the process that the checkpoint was made at"
             return "the checkpoint is of another process than the one that answers now"
         if changed := changed_role(self.options.basis, Role(resume.role), found.role):
             return f"since the checkpoint, {changed}"

@@ -82,8 +82,9 @@ class ScanEncoder:
         if options.type_ is not None:
             words += (b"TYPE", options.type_)
         # *<n>, SCAN, <cursor>, and then what stays the same.
-        self._head = b"*%d\r\n$4\r\nSCAN\r\n" % (4 + len(words))
+        self._head = b"*%d\r\n$4\r\nSCAN\r\n" % (4 + len(words) + len(options.extra_args))
         self._constant = encode_command(*words).partition(b"\r\n")[2] if words else b""
+        self._end = encode_command(*options.extra_args).partition(b"\r\n")[2] if options.extra_args else b""
         self._tails: dict[int, bytes] = {}
 
     def encode(self, cursor: int, count: int) -> bytes:
@@ -93,7 +94,7 @@ class ScanEncoder:
             if len(self._tails) > 1000:
                 self._tails.clear()
             digits = b"%d" % count
-            tail = b"\r\n%b$5\r\nCOUNT\r\n$%d\r\n%b\r\n" % (self._constant, len(digits), digits)
+            tail = b"\r\n%b$5\r\nCOUNT\r\n$%d\r\n%b\r\n%b" % (self._constant, len(digits), digits, self._end)
             self._tails[count] = tail
         digits = b"%d" % cursor
         return b"%b$%d\r\n%b%b" % (self._head, len(digits), digits, tail)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .certificate import Basis
     from .cursor import CursorFormat
+    from .hash_seed import HashSeed
     from .identity import Address, Role, ServerIdentity
     from .scan_replies import ScanReply
     from .summary import ScanPage
@@ -152,6 +153,8 @@ class Connected:
     role: Role
     cursor_format: CursorFormat
     unfit: str = ""
+    # What it told of its hash seed, if it was asked.
+    hash_seed: HashSeed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,10 @@ class ScanPage(Generic[KeyT_co]):
     keys: Sequence[KeyT_co]
     # The pass that it belongs to: 0, then one more with each restart.
     epoch: int
-    # The process that answered.
+    # The process that answered; the same for all of an epoch, except with `hash_seed_shared`.
     server: ServerIdentity
-    # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque.
+    # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque. It
+    # rises all through an epoch; with `hash_seed_shared` it may go back a little where the server changes.
     position: float | None
     # Where the pass stands with it; None in a page that no scan has made.
     mark: Mark | None = field(default=None, repr=False)
@@ -108,7 +109,7 @@ class Certificate:
     """What entitles a pass to be called complete. It was drawn up after the pass's last page had been taken."""
 
     # "sentinels": the server's own word and a majority of the Sentinels; "role": the server's own word, by the
-    # caller's choice; "server": there are no Sentinels to ask.
+    # caller's choice; "server": there are no Sentinels to ask; "proxy": nobody to ask at all (`extra_args`).
     basis: str
     server: ServerIdentity
     # What the server said it was: "master" or "slave"; "" where it would not say.
@@ -121,6 +122,8 @@ class Certificate:
     sentinels_agreeing: int = 0
 
     def __str__(self) -> str:
+        if self.basis == "proxy":
+            return f"{self.server} is taken to be a proxy (extra_args), so there is nobody to ask"
         said = f"{self.server} says {self.role}" if self.role else f"{self.server} does not tell its role"
         if self.basis == "sentinels":
             return (
@@ -160,6 +163,8 @@ class ScanSummary:
     certificate: Certificate | None
     elapsed: float
     restarts: tuple[Restart, ...] = field(default=())
+    # Changes to another process that a pass went on through; always 0 without `hash_seed_shared`.
+    moves: int = 0
 
     @property
     def keys_per_second(self) -> float:

@@ -100,6 +100,8 @@ class Sweep:
         self.role = role
         self.format = form
         self._basis: Basis = options.basis
+        # Whether the pass may go on at another process, where the cursors are to be beyond doubt.
+        self._may_move = options.hash_seed_shared
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
@@ -120,9 +122,15 @@ class Sweep:
         # how many are on their way. Who does not tell it is not asked.
         self._role_due: float | None = None if role.kind else math.inf
         self._asks_role = False
+        # A pass that may move has one in each round.
+        self._role_period = 0.0 if self._may_move else ROLE_PERIOD
         self._roles_on_their_way = 0
         # A master's replicas, as it listed them last.
         self._replicas = role.replicas
+        # The cursors that a ROLE has vouched for: when all before them was read, this was the master still, and had
+        # every replica that it has had. None where there is no ROLE to go by.
+        self._vouched: Sequence[int | None] | None = self._segments.cursors if role.kind else None
+        self._replicas_then = role.replicas
         # Not to ask before this time: the share of the server's time that was asked for is used up.
         self.rests_until = -math.inf
 
@@ -150,6 +158,21 @@ class Sweep:
         return self._segments.cursors
 
     @property
+    def can_move(self) -> bool:
+        """Whether another process, with the keys in the same order, can go on with this pass."""
+        return self._may_move and self._vouched is not None
+
+    @property
+    def standing(self) -> Sequence[int | None]:
+        """The cursors to go on from later: in a pass that may move, those that were vouched for."""
+        return self._vouched if self._may_move and self._vouched is not None else self.cursors
+
+    def go_back(self) -> None:
+        """The server is left. What it said since a ROLE last vouched for it may be a deposed master's: once more."""
+        self.connection_lost()
+        self._segments = Segments(self.format, self._segments.number, cursors=self.standing)
+
+    @property
     def is_waiting_for_replies(self) -> bool:
         """Whether any SCAN is on its way."""
         return bool(self._on_their_way)
@@ -175,7 +198,7 @@ class Sweep:
             if not self._to_ask:
                 return None
             if self._role_due is None:
-                self._role_due = now + ROLE_PERIOD
+                self._role_due = now + self._role_period
             self._asks_role = now >= self._role_due
         encode = self._encode
         parts = [encode(cursor, count) for _, cursor, count in self._to_ask]
@@ -188,7 +211,7 @@ class Sweep:
         if self._asks_role:
             self._to_ask.append(_ROLE)
             self._roles_on_their_way += 1
-            self._role_due = now + ROLE_PERIOD
+            self._role_due = now + self._role_period
         self._on_their_way.extend(self._to_ask)
         self._rounds.append(_Sent(now, len(self._to_ask), sum([count for _, _, count in self._to_ask])))
         self._to_ask = []
@@ -293,10 +316,14 @@ class Sweep:
         if isinstance(reply, Role):
             lost = not self._replicas <= reply.replicas
             self._replicas = reply.replicas
+            if self._may_move and self._replicas_then <= reply.replicas:
+                self._replicas_then = reply.replicas
+                self._vouched = self._segments.cursors
             return lost
         if not (isinstance(reply, redis_errors.RedisError) and verdict_of(reply) is Verdict.WAIT):
             # It is not told.
             self._role_due = math.inf
+            self._vouched = None
         return False
 
     def _commit(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -131,6 +131,8 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         page_size: int | None = None,
         dedupe: bool | SeenKeys = False,
         resume: str | None = None,
+        extra_args: Sequence[str | bytes] = (),
+        hash_seed_shared: bool = False,
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -165,6 +167,12 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
           If the server process that it was made at is the one found now, the scan goes on from there; if not, it
           begins a new epoch at cursor 0, or raises with ``on_failover="raise"``. What was handed out after the
           checkpoint comes again.
+        - `extra_args`: words for the end of each SCAN, as some proxies want them: a node's id, for instance. What is
+          there is taken to be a proxy then: one chain of cursors, no position, no role, and each new connection is
+          a new epoch, for nothing tells whether it leads to what issued the cursor. `RedisClient` only.
+        - `hash_seed_shared`: True says that all nodes (Valkey from 9.1 on) have the same `hash-seed`, so that a pass
+          goes on at another process where the last one has left off, in the same epoch. Servers that may be asked are
+          (CONFIG GET); `HashSeedMismatch` if one contradicts.
 
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
@@ -183,6 +191,8 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
             page_size=page_size,
             dedupe=dedupe,
             resume=resume,
+            extra_args=extra_args,
+            hash_seed_shared=hash_seed_shared,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
             db=self._settings.endpoint.db,

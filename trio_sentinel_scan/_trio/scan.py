@@ -25,6 +25,7 @@ from .._core.errors import (
     SentinelScanError,
 )
 from .._core.handshake import unfit_for_scanning
+from .._core.hash_seed import HASH_SEED_REQUEST, read_hash_seed
 from .._core.scan_plan import ScanPlan
 from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
@@ -103,6 +104,7 @@ class Scan:
         self._view_moved = trio.Event()
         # What the log and OpenTelemetry have been told of.
         self._told_epoch = self.plan.epoch
+        self._told_moves = 0
         self._telemetry = None if source.telemetry is None else source.telemetry.scan()
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
@@ -128,6 +130,12 @@ class Scan:
         self.plan.abandon(ClientClosed("the client was closed, and its scans with it"), trio.current_time())
         if self._abort is not None:
             self._abort.cancel(reason="the client was closed")
+
+    def _tell_moves(self) -> None:
+        summary = self.plan.summary(trio.current_time())
+        if summary.moves != self._told_moves:
+            self._told_moves = summary.moves
+            logger.info("the scan goes on at %s, epoch %d: hash_seed_shared=True", summary.server, summary.epoch)
 
     def _tell_restarts(self) -> None:
         if self.plan.epoch == self._told_epoch:
@@ -223,6 +231,8 @@ class Scan:
         # What has become known while this was under way comes first: a certificate is not held against it.
         self.notice_change()
         self.plan.report(step, outcome, trio.current_time())
+        if isinstance(outcome, steps.Connected):
+            self._tell_moves()
         if self.plan.suspects_failover:
             self.plan.suspects_failover = False
             self._source.look_again()
@@ -284,7 +294,11 @@ class Scan:
             greeting = connection.greeting
             assert greeting is not None
             unfit = unfit_for_scanning(greeting.role, step.target.address, wants_master=self._source.wants_master)
-            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit)
+            seed = None
+            if self.plan.options.hash_seed_shared:
+                (reply,) = await connection.request(HASH_SEED_REQUEST, decode=False)
+                seed = read_hash_seed(reply, greeting.info, connection.address)
+            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit, seed)
         return steps.Lost(f"{step.target.address} did not take a connection")
 
     async def _gather_evidence(self, step: steps.Certify) -> Evidence | Undecided:

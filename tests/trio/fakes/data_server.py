@@ -85,6 +85,8 @@ class DataServer:
         # Writes are told to whom? (The world replicates.)
         self.on_write: Callable[[int, bytes, Value | None], None] = lambda db, key, value: None
         self.run_id = ""
+        # Valkey's hash-seed: None for a server that knows none, "" for one that has none set. Read at the start.
+        self.hash_seed: str | None = None
         self._tables: dict[int, Table] = {}
         self._sessions: list[Session] = []
         self.restart()
@@ -94,6 +96,8 @@ class DataServer:
         self.run_id = f"{self._rng.getrandbits(160):040x}"
         self.scripts: set[bytes] = set()
         self._seed = self._rng.randbytes(16)
+        if self.hash_seed:
+            self._seed = self.hash_seed.encode()
         self._sessions.clear()
         self._tables = {}
         for db, keys in self.data.items():
@@ -281,6 +285,9 @@ class DataServer:
             matches = re.compile(fnmatch.translate(pattern.decode("latin-1"))).match
             keys = [key for key in keys if matches(key.decode("latin-1"))]
         return [str(after), keys]
+
+    def _do_config(self, session: Session, subcommand: bytes, *names: bytes) -> Any:
+        return {} if self.hash_seed is None else {b"hash-seed": self.hash_seed}
 
     def _do_ping(self, session: Session) -> Any:
         return [b"pong", b""] if session.protocol == 2 and session.subscriptions else Simple("PONG")
