@@ -319,8 +319,14 @@ class ScanPlan:
             size = self.options.page_size
             mark = self._mark_of(sweep.cursors)
             way = (before, self._mark), (sweep.position, mark)
-            self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, way))
+            pages = pages_of(found.keys, size, self.epoch, sweep.server, way)
+            if sweep.details is None:
+                self._in_hand.extend(pages)
+            else:
+                sweep.details.add(pages)
             self._mark = mark
+        if sweep.details is not None:
+            self._in_hand.extend(sweep.details.take_ready())
         if found.out_of_order:
             self._out_of_order(now)
         elif found.error is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -131,6 +131,7 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         page_size: int | None = None,
         dedupe: bool | SeenKeys = False,
         resume: str | None = None,
+        with_: Iterable[Literal["type", "ttl", "memory", "idle", "freq"]] = (),
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -165,6 +166,9 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
           If the server process that it was made at is the one found now, the scan goes on from there; if not, it
           begins a new epoch at cursor 0, or raises with ``on_failover="raise"``. What was handed out after the
           checkpoint comes again.
+        - `with_`: what is to be known of each key beside its name, several of "type", "ttl", "memory", "idle", "freq".
+          `page.details` has a `KeyDetails` for each key then, as the same server process told them a moment after SCAN
+          had brought the key; pages have up to 1000 keys. It does not make the keys look as if they had been used.
 
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
@@ -183,8 +187,11 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
             page_size=page_size,
             dedupe=dedupe,
             resume=resume,
+            with_=with_,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
+            encoding_errors=self._settings.encoding_errors,
+            decodes=self._settings.decode_responses,
             db=self._settings.endpoint.db,
         )
         self._check_open()
