@@ -184,10 +184,14 @@ class Sweep:
             rounds = self._pacing.rounds(self._segments.number)
             if self.told_to_wait or (self._just_sent and page_in_hand):
                 return None
-            if now >= self.rests_until and len(self._rounds) < rounds and not self._has_enough:
+            if (
+                now >= self.rests_until
+                and len(self._rounds) < rounds
+                and (self.details is None or not self.details.is_full)
+            ):
                 scans = self._pacing.scans(-(-self._segments.number // rounds))
                 self._to_ask = self._segments.due(self._pacing.count(scans), scans)
-            if self.details is not None and self._questions_may_go:
+            if self.details is not None and self._questions_may_go(self.details):
                 self._questions = self.details.questions()
             if not self._to_ask and self._questions is None:
                 return None
@@ -203,23 +207,16 @@ class Sweep:
             return Round(b"".join((self._questions.data, *parts)), self._questions.replies + len(parts))
         return Round(b"".join(parts), len(parts))
 
-    @property
-    def _has_enough(self) -> bool:
-        return self.details is not None and self.details.is_full
-
-    @property
-    def _questions_may_go(self) -> bool:
+    def _questions_may_go(self, room: WaitingRoom) -> bool:
         if self._to_ask:
             # Every other round is of SCANs alone, to show what they cost.
             return not self._questions_rode
         # By themselves only where they do not get between the SCANs.
-        return not self._rounds or ((self._has_enough or self._segments.swept) and len(self._rounds) < _ROUNDS)
+        return not self._rounds or ((room.is_full or self._segments.swept) and len(self._rounds) < _ROUNDS)
 
     def sent(self, now: float) -> None:
         """The last round has been sent."""
-        questions = 0
-        if self.details is not None:
-            questions = self._questions_sent()
+        questions = 0 if self.details is None else self._questions_sent(self.details)
         if self._asks_role:
             self._to_ask.append(_ROLE)
             self._roles_on_their_way += 1
@@ -331,11 +328,10 @@ class Sweep:
         if first is not None:
             self._pacing.first_byte(first.at, count, now, waited=waited)
 
-    def _questions_sent(self) -> int:
+    def _questions_sent(self, room: WaitingRoom) -> int:
         questions = 0
         if self._questions is not None:
-            assert self.details is not None
-            self.details.sent()
+            room.sent()
             questions = self._questions.replies
             self._on_their_way.extend([_DETAIL] * questions)
             self._questions = None
