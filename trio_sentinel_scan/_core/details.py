@@ -224,8 +224,8 @@ class WaitingRoom:
     def received(self, replies: Sequence[ScanReply]) -> tuple[int, redis_errors.RedisError | None]:
         """Replies have come, in the order of what was asked.
 
-        Returns how many pages have all of theirs now, and the first error reply that is more than a "this is not
-        said": a request for patience, which is heeded by asking about that page again, or one that ends the connection.
+        Returns how many pages have all of theirs now, and an error reply that says more than that something is not
+        said: one that ends the connection, or else a request for patience. That page is to be asked about again.
         """
         told, trouble = 0, None
         place = 0
@@ -243,11 +243,11 @@ class WaitingRoom:
             if error is None:
                 told += 1
                 continue
-            trouble = trouble or error
-            if verdict_of(error) is not Verdict.WAIT:
-                return told, error
             waiting.ask_again()
             self._line_up()
+            if verdict_of(error) is not Verdict.WAIT:
+                return told, error
+            trouble = error
         return told, trouble
 
     def _tell(self, waiting: _Waiting, names: tuple[str, ...]) -> redis_errors.RedisError | None:
