@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from ._core.details import KeyDetails as KeyDetails
 from ._core.errors import (
     AuthenticationFailed as AuthenticationFailed,
     CheckpointInvalid as CheckpointInvalid,

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from tests.core._tables import Table, hash64
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
 from trio_sentinel_scan._core.cursor import CursorFormat, rev64
+from trio_sentinel_scan._core.details import KeyDetails
 from trio_sentinel_scan._core.handshake import unfit_for_scanning
 from trio_sentinel_scan._core.hash_seed import HashSeed
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
 from trio_sentinel_scan._core.scan_plan import ScanPlan
-from trio_sentinel_scan._core.scan_replies import ROLE_REQUEST, ScanReply
+from trio_sentinel_scan._core.scan_replies import ScanReply
 from trio_sentinel_scan._core.scan_states import FINAL, State
 from trio_sentinel_scan._core.summary import ScanPage, ScanSummary
 from trio_sentinel_scan._core.topology import Votes
@@ -35,16 +36,32 @@ def keys_named(count: int) -> list[bytes]:
     return [b"key:%04d" % number for number in range(count)]
 
 
-def scans_in(data: bytes) -> list[tuple[int, int]]:
-    """The cursor and COUNT of each SCAN in what was sent."""
-    found = []
+# What is asked about a key, by the name of its command.
+QUESTIONS = {b"TYPE": "type", b"TTL": "ttl", b"USAGE": "memory", b"IDLETIME": "idle", b"FREQ": "freq"}
+# The cursor and COUNT of a SCAN; what is asked about a key, and the key; None for a ROLE.
+Owed: TypeAlias = "tuple[int, int] | tuple[str, bytes] | None"
+
+
+def asked_in(data: bytes) -> list[Owed]:
+    """Everything in what was sent."""
+    found: list[Owed] = []
     for command in data.split(b"*")[1:]:
         words = command.split(b"\r\n")[2::2]
-        if words[0] == b"ROLE":
-            continue
-        assert words[0] == b"SCAN"
-        found.append((int(words[1]), int(words[words.index(b"COUNT") + 1])))
+        if words[0] == b"SCAN":
+            found.append((int(words[1]), int(words[words.index(b"COUNT") + 1])))
+        else:
+            found.append(None if words == [b"ROLE"] else (QUESTIONS[words[-2]], words[-1]))
     return found
+
+
+def scans_in(data: bytes) -> list[tuple[int, int]]:
+    """The cursor and COUNT of each SCAN in what was sent."""
+    return [(owed[0], int(owed[1])) for owed in asked_in(data) if owed is not None and isinstance(owed[0], int)]
+
+
+def questions_in(data: bytes) -> list[tuple[str, bytes]]:
+    """What is asked about keys in what was sent."""
+    return [(owed[0], bytes(owed[1])) for owed in asked_in(data) if owed is not None and isinstance(owed[0], str)]
 
 
 def cursors_asked(log: Iterable[steps.Step]) -> list[int]:
@@ -87,6 +104,10 @@ class Process:
         self.tells_run_id = True
         # Error replies that the next SCANs get; None for a proper reply in between.
         self.errors: deque[str | None] = deque()
+        # Error replies that the next questions about keys get; None for a proper reply in between.
+        self.question_errors: deque[str | None] = deque()
+        # What it does not say of any key.
+        self.keeps_to_itself: set[str] = set()
         # Every cursor it has given out, as the client sees it, and what it means.
         self.issued: dict[int, int] = {0: 0}
         # Cursors that are nobody's: where segments begin.
@@ -96,6 +117,22 @@ class Process:
 
     def identity(self) -> ServerIdentity:
         return ServerIdentity(self.run_id if self.tells_run_id else None, self.address)
+
+    def tell(self, name: str, key: bytes) -> ScanReply:
+        """Answer a question about a key."""
+        if self.question_errors and (error := self.question_errors.popleft()) is not None:
+            return parse_error_reply(error)
+        if key not in self.table.hashes:
+            return b"none" if name == "type" else -2 if name == "ttl" else None
+        if name in self.keeps_to_itself:
+            return parse_error_reply("ERR not with this policy")
+        told = self.details_of(key)[KeyDetails._fields.index(name)]
+        return told.encode() if isinstance(told, str) else told
+
+    def details_of(self, key: bytes) -> KeyDetails:
+        """What there is to be known of a key that it has. Some of it is another thing at another process."""
+        number = int(self.run_id, 16)
+        return KeyDetails("hash" if key[-1] % 2 else "string", len(key), 1000 * number + key[-1], number, key[-1])
 
     def scan(self, cursor: int, count: int) -> ScanReply:
         """Answer a SCAN. A cursor of somebody else's is answered, too: that is the trouble."""
@@ -237,8 +274,8 @@ class Link:
 
     process: Process
     alive: bool = True
-    # The cursors and COUNTs of what was asked and not answered yet; None is a ROLE.
-    owed: deque[tuple[int, int] | None] = field(default_factory=deque)
+    # What was asked and not answered yet.
+    owed: deque[Owed] = field(default_factory=deque)
 
 
 def scan_options(*, has_sentinels: bool = True, **changes: Any) -> ScanOptions:
@@ -403,14 +440,12 @@ class Driver:
             return steps.Lost("connection closed")
         match step:
             case steps.Ask(_, data, replies):
-                asked = scans_in(data)
-                rides_along = data.endswith(ROLE_REQUEST)
-                assert len(asked) == replies - rides_along > 0
+                asked = asked_in(data)
+                assert len(asked) == replies > 0
+                assert asked != [None], "a role was asked for by itself"
                 link.owed.extend(asked)
-                under_way = sum(owed is not None for owed in link.owed)
+                under_way = sum(owed is not None and isinstance(owed[0], int) for owed in link.owed)
                 assert under_way <= (self.options.segments or 64), "a segment was asked for twice"
-                if rides_along:
-                    link.owed.append(None)
                 return steps.Asked()
             case steps.Receive():
                 assert link.owed, "nothing was asked"
@@ -430,7 +465,9 @@ class Driver:
             if link.process.refuses_role:
                 return parse_error_reply("NOPERM no permissions to run the 'role' command")
             return self.world.role_of(link.process)
-        cursor, count = owed
+        if isinstance(owed[0], str):
+            return link.process.tell(owed[0], bytes(owed[1]))
+        cursor, count = owed[0], int(owed[1])
         epoch, segments = self.plan.epoch, self.options.segments or 64
         if epoch not in self.present or (cursor == 0 and segments == 1):
             self.present[epoch] = set(self.world.keys)
@@ -485,9 +522,27 @@ class Driver:
         page = self.plan.take(page, self.now)
         if page is None:
             return None
+        self._check_details(page)
         self.pages.append(page)
         self.handed.setdefault(page.epoch, Counter()).update(page.keys)
         return page
+
+    def _check_details(self, page: ScanPage[bytes]) -> None:
+        """They are of these keys, of nothing else, and by the word of the very process that the page is of.
+
+        (Where a pass may move, by that of the process that it has moved to, perhaps.)
+        """
+        wanted = self.options.with_
+        if wanted is None:
+            assert page.details == {}
+            return
+        assert set(page.details) == set(page.keys)
+        run_id = None if self.options.hash_seed_shared else page.server.run_id
+        tellers = [process for process in self.world.processes if run_id in (None, process.run_id)]
+        for key, details in page.details.items():
+            told = [KeyDetails("none", -2), KeyDetails(), *[process.details_of(key) for process in tellers]]
+            for name, value, values in zip(details._fields, details, zip(*told, strict=True), strict=True):
+                assert value in (values if name in wanted.names else (None,))
 
     def take_all(self) -> None:
         """Take whatever waits."""
@@ -503,9 +558,13 @@ class Driver:
             present.discard(key)
 
     def missed(self) -> set[bytes]:
-        """Keys that were there all through the pass of the present epoch, and were not handed out in it."""
+        """Keys that were there all through the pass of the present epoch, and were not handed out in it.
+
+        (Nor before, where each key is to be handed out once.)
+        """
         owed = self.present.get(self.plan.epoch, set(self.world.keys))
-        return owed - set(self.handed.get(self.plan.epoch, ()))
+        epochs = self.handed if self.options.dedupe is not None else [self.plan.epoch]
+        return owed - {key for epoch in epochs for key in self.handed.get(epoch, ())}
 
     def misused(self) -> int:
         """How often a process was sent a cursor of another's."""

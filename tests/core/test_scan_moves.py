@@ -125,6 +125,22 @@ def test_what_was_swept_stays_swept(at: type[steps.Step]) -> None:
     assert summary.certificate.server.address == B
 
 
+@several
+def test_pages_that_wait_for_details_go_with_the_pass(segments: int) -> None:
+    """They are committed, and never fetched again: the new server tells what the old one had not told yet."""
+    driver = scan(one_seed(), segments=segments, with_=["type"])
+    driver.go_to(steps.HandOver)
+    while driver.plan._bound.details is None or driver.plan._bound.details.is_empty:
+        driver.go_to(steps.Receive)
+        driver.finish()
+        driver.take_all()
+    driver.world.fail_over(B, kill=True)
+    assert driver.hear()
+    driver.run()
+    is_complete(driver)
+    assert all(set(page.details or ()) == set(page.keys) for page in driver.pages)
+
+
 def test_each_round_has_a_role_in_it() -> None:
     """So that what was read is vouched for as soon as it is there."""
     driver = scan(one_seed())

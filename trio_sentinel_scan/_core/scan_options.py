@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from .checkpoint import Checkpoint, Scope, parse_checkpoint
 from .cursor import parse_cursor
+from .details import MOST_KEYS, Wanted, checked_details
 from .errors import CheckpointInvalid, ConfigError
 from .other_products import checked_extra_args
 from .seen_keys import DurableSeenKeys, ExactSeen, SeenKeys
@@ -51,6 +52,8 @@ class ScanOptions:
     extra_args: tuple[bytes, ...] = field(default=(), repr=False)
     # By the caller's word all nodes have one hash seed, so that a cursor is good at each of them.
     hash_seed_shared: bool = False
+    # What is asked about each key; None: nothing.
+    with_: Wanted | None = None
 
 
 def checked_scan_options(
@@ -70,8 +73,11 @@ def checked_scan_options(
     resume: object = None,
     extra_args: object = (),
     hash_seed_shared: object = False,
+    with_: object = (),
     has_sentinels: bool,
     encoding: str = "utf-8",
+    encoding_errors: str = "strict",
+    decodes: bool = False,
     db: int = 0,
 ) -> ScanOptions:
     """Check the arguments of `open_scan`; a ConfigError names the one at fault."""
@@ -100,6 +106,10 @@ def checked_scan_options(
     if position and checkpoint is not None:
         raise ConfigError("cursor", "a scan that is resumed has its cursors from the checkpoint: cursor must be 0")
     _check_seen_keys(seen, checkpoint)
+    size = None if page_size is None else _whole_number(page_size, "page_size", at_least=1)
+    wanted = checked_details(with_, encoding=encoding, encoding_errors=encoding_errors, decodes=decodes)
+    if wanted is not None:
+        size = min(size or MOST_KEYS, MOST_KEYS)
     return ScanOptions(
         match=match,
         count=None if count is None else _whole_number(count, "count", at_least=1),
@@ -111,12 +121,13 @@ def checked_scan_options(
         basis=basis,
         segments=_checked_segments(segments, position, is_proxy=bool(words)),
         duty=_checked_share(duty, "duty"),
-        page_size=None if page_size is None else _whole_number(page_size, "page_size", at_least=1),
+        page_size=size,
         dedupe=seen,
         scope=scope,
         resume=checkpoint,
         extra_args=words,
         hash_seed_shared=_checked_hash_seed_shared(hash_seed_shared, is_proxy=bool(words)),
+        with_=wanted,
     )
 
 

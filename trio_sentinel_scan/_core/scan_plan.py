@@ -345,8 +345,14 @@ class ScanPlan:
             size = self.options.page_size
             mark = self._mark_of(sweep.standing)
             way = (before, self._mark), (sweep.position, mark)
-            self._in_hand.extend(pages_of(found.keys, size, self.epoch, sweep.server, way))
+            pages = pages_of(found.keys, size, self.epoch, sweep.server, way)
+            if sweep.details is None:
+                self._in_hand.extend(pages)
+            else:
+                sweep.details.add(pages)
             self._mark = mark
+        if sweep.details is not None:
+            self._in_hand.extend(sweep.details.take_ready())
         if found.out_of_order:
             self._out_of_order(now)
         elif found.error is not None:
@@ -461,6 +467,8 @@ class ScanPlan:
         self._patience.begin_here("another process goes on with the pass")
         # The progress stays: pages that were not done with are not yet behind the consumer.
         self._mark = self._bind_sweep(found, cursors=sweep.cursors)
+        # Committed, and not to be fetched again: the new server tells of their keys what the old one had not told yet.
+        self._bound.details = sweep.details
 
     def _another_process(self, found: steps.Connected) -> str:
         if self._may_go_on_elsewhere:

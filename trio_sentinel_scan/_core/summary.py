@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .checkpoint import Mark
+    from .details import KeyDetails
     from .identity import ServerIdentity
 
 __all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
@@ -34,6 +35,8 @@ class ScanPage(Generic[KeyT_co]):
     position: float | None
     # Where the pass stands with it; None in a page that no scan has made.
     mark: Mark | None = field(default=None, repr=False)
+    # What `with_` asked for, for each of its keys; empty without.
+    details: Mapping[KeyT_co, KeyDetails] = field(default_factory=dict, repr=False)
 
     @property
     def checkpoint(self) -> str:
@@ -49,7 +52,8 @@ class ScanPage(Generic[KeyT_co]):
 
     def only(self, keys: Sequence[Any]) -> ScanPage[KeyT_co]:
         """This page with no more than these of its keys."""
-        return replace(self, keys=keys)
+        details = self.details and {key: self.details[key] for key in keys}
+        return replace(self, keys=keys, details=details)
 
     def __iter__(self) -> Iterator[KeyT_co]:
         return iter(self.keys)

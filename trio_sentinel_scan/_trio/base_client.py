@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -133,6 +133,7 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         resume: str | None = None,
         extra_args: Sequence[str | bytes] = (),
         hash_seed_shared: bool = False,
+        with_: Iterable[Literal["type", "ttl", "memory", "idle", "freq"]] = (),
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -173,6 +174,9 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         - `hash_seed_shared`: True says that all nodes (Valkey from 9.1 on) have the same `hash-seed`, so that a pass
           goes on at another process where the last one has left off, in the same epoch. Servers that may be asked are
           (CONFIG GET); `HashSeedMismatch` if one contradicts.
+        - `with_`: what is to be known of each key beside its name, several of "type", "ttl", "memory", "idle", "freq".
+          `page.details` has a `KeyDetails` for each key then, as the same server process told them a moment after SCAN
+          had brought the key; pages have up to 1000 keys. It does not make the keys look as if they had been used.
 
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
@@ -193,8 +197,11 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
             resume=resume,
             extra_args=extra_args,
             hash_seed_shared=hash_seed_shared,
+            with_=with_,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
+            encoding_errors=self._settings.encoding_errors,
+            decodes=self._settings.decode_responses,
             db=self._settings.endpoint.db,
         )
         self._check_open()

@@ -256,7 +256,8 @@ class Scan:
             case steps.Receive():
                 held = self._held
                 found, waited = await held.receive_ready()
-                return steps.Answered(read_scan_replies(found, held.address), waited)
+                details = self.plan.options.with_ is not None
+                return steps.Answered(read_scan_replies(found, held.address, details=details), waited)
             case steps.Rest(_, seconds):
                 await trio.sleep(seconds)
                 return steps.Rested()
