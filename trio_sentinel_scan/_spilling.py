@@ -36,6 +36,10 @@ _MOST_UNCOMMITTED: Final = 50_000
 # How many keys are looked up by one statement. A power of two.
 _LOOKED_UP: Final = 256
 
+# No database is smaller.
+_LEAST_SIZE: Final = 512
+_NO_STORE: Final = "is not a store of seen keys; it was left as it is"
+
 _TABLES: Final = (
     "CREATE TABLE seen (key BLOB PRIMARY KEY NOT NULL, number INTEGER NOT NULL) WITHOUT ROWID",
     # Numbers that were rolled back, from the first to the last.
@@ -281,7 +285,9 @@ def _connect(path: str | None) -> sqlite3.Connection:
             # The database's own way to make a file lets everybody read it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
-            pass
+            if Path(path).stat().st_size in range(1, _LEAST_SIZE):
+                # The database takes a file of one byte for an empty one, and writes over it.
+                raise ConfigError("path", _NO_STORE) from None
         except (OSError, ValueError) as error:
             raise ConfigError("path", f"cannot be made: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -298,7 +304,7 @@ def _prepare(connection: sqlite3.Connection, *, is_temporary: bool) -> None:
     """See that the file is a store, or make it one if it is new, and lock it for as long as it is open."""
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute(f"PRAGMA cache_size = -{_CACHE}")
-    connection.execute("PRAGMA synchronous = OFF" if is_temporary else "PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA synchronous = {'OFF' if is_temporary else 'FULL'}")
     connection.execute("BEGIN EXCLUSIVE")
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -317,7 +323,7 @@ def _prepare(connection: sqlite3.Connection, *, is_temporary: bool) -> None:
         )
     connection.execute("COMMIT")
     # Only now: it changes the file. A temporary one is of no use to anybody once this process is gone.
-    connection.execute("PRAGMA journal_mode = OFF" if is_temporary else "PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_mode = {'OFF' if is_temporary else 'WAL'}")
 
 
 def _what_is_wrong(error: Exception) -> str:
@@ -327,6 +333,6 @@ def _what_is_wrong(error: Exception) -> str:
         case codes.SQLITE_BUSY:
             return "is in use: by another scan, or by another process"
         case codes.SQLITE_NOTADB:
-            return "is not a store of seen keys; it was left as it is"
+            return _NO_STORE
         case _:
             return f"the database says: {error}"

@@ -6,14 +6,12 @@ import hashlib
 import math
 import operator
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from rbloom import Bloom
 
 __all__ = ["CompactSeen"]
 
@@ -24,6 +22,17 @@ _MOST_RATE: Final = 0.1
 _LEAST_CAPACITY: Final = 1024
 _MOST_CAPACITY: Final = 1 << 40
 _HASH_SIZE: Final = 16
+
+
+class _Filter(Protocol):
+    """What of rbloom's Bloom is used."""
+
+    @property
+    def size_in_bits(self) -> int: ...
+
+    def __contains__(self, hashed: int, /) -> bool: ...
+
+    def update(self, hashes: Iterable[int], /) -> None: ...
 
 
 class CompactSeen:
@@ -61,7 +70,7 @@ class CompactSeen:
         # The hash functions of the next filter, and how many keys it is to have room for.
         self._functions = math.ceil(-math.log2(rate)) + 1
         self._capacity = max(capacity, _LEAST_CAPACITY)
-        self._filters: list[Bloom] = []
+        self._filters: list[_Filter] = []
         # For how many keys the last filter has room yet.
         self._room = 0
         self._count = 0
@@ -75,7 +84,7 @@ class CompactSeen:
     def unseen(self, keys: Sequence[Any]) -> list[Any]:
         """Those of `keys` that were never marked, in their order, each once; as far as can be told."""
         filters, hash_of = self._filters, self._hash
-        self._hashes = found = {}
+        found: dict[Any, int] = {}
         for key in dict.fromkeys(keys):
             hashed = hash_of(key)
             for each in filters:
@@ -83,6 +92,7 @@ class CompactSeen:
                     break
             else:
                 found[key] = hashed
+        self._hashes = found
         return list(found)
 
     def mark(self, keys: Iterable[Any]) -> None:
@@ -155,7 +165,7 @@ def _checked(expected_keys: object, error_rate: object) -> tuple[int, float]:
     return expected_keys, float(error_rate)
 
 
-def _find_bloom() -> Callable[[int, float, Callable[[Any], int]], Bloom]:
+def _find_bloom() -> Callable[[int, float, Callable[[Any], int]], _Filter]:
     try:
         from rbloom import Bloom  # noqa: PLC0415 (an extra, and only this needs it)
     except ImportError as error:
