@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import operator
+import os
+import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from rbloom import Bloom
 
 from trio_sentinel_scan._core import compact_seen
 from trio_sentinel_scan._core.compact_seen import CompactSeen
@@ -99,13 +106,21 @@ def test_it_takes_what_the_formula_says() -> None:
 
 def test_filters_have_the_hash_functions_that_were_meant() -> None:
     """rbloom rounds their number down; what it saves of a filter begins with it."""
-    for rate in (0.1, 2.0**-7, 2.0**-30, 1e-9, 1e-12, 1e-15):
+    made: list[Any] = []
+
+    def make(capacity: int, rate: float) -> Any:
+        made.append(Bloom(capacity, rate, operator.index))
+        return Bloom(capacity, rate)
+
+    for rate in (0.1, 2.0**-7, 2.0**-30, 1e-9, 1e-12):
         seen = CompactSeen(1, rate)
+        seen._make = make
         filled(seen, 10_000)
-        filters: list[Any] = [*seen._filters]
-        for number, each in enumerate(filters):
+        assert len(made) == 3
+        for number, each in enumerate(made, 1):
             functions = int.from_bytes(each.save_bytes()[:8], "little")
             assert functions == math.ceil(-math.log2(rate)) + 1 + number
+        made.clear()
 
 
 def test_no_filter_has_a_power_of_two_of_bits() -> None:
@@ -117,19 +132,27 @@ def test_no_filter_has_a_power_of_two_of_bits() -> None:
     assert min(sizes) < 2**17 < max(sizes)
 
 
-def test_each_has_a_salt_of_its_own() -> None:
-    """Who knows how it is made cannot tell which keys fall together."""
-    one, other = CompactSeen(1), CompactSeen(1)
-    assert one._hash(b"key") != other._hash(b"key")
-    assert one._hash(b"key") == one._hash(b"key")
-    assert one._hash("key") != one._hash(b"key")
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_each_has_a_salt_of_its_own(seed: str) -> None:
+    """Whatever Python's own hashes are salted with: who knows that cannot tell which keys fall together."""
+    code = (
+        "from trio_sentinel_scan import CompactSeen\n"
+        "seen = CompactSeen(1)\n"
+        "print(*[hash(seen._salted(key)) for key in (b'key', 'key', 'k\\udc80y')], hash(b'key'))"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True, cwd=root, env=environment)
+    (*one, plain), (*other, same) = (run([sys.executable, "-c", code]).stdout.split() for _ in range(2))
+    assert plain == same
+    assert len({*one, *other}) == 6
 
 
 @pytest.mark.parametrize(
     "arguments, at_fault",
     [
         *[({"expected_keys": value}, "expected_keys") for value in (0, -1, True, 1e6, "many", None, 1 << 41)],
-        *[({"error_rate": value}, "error_rate") for value in (0, 0.2, 1, True, "low", None, 1e-16, math.nan)],
+        *[({"error_rate": value}, "error_rate") for value in (0, 0.2, 1, True, "low", None, 1e-13, math.nan)],
     ],
 )
 def test_bad_input(arguments: dict[str, Any], at_fault: str) -> None:
@@ -156,6 +179,15 @@ def test_too_big_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rbloom", None)
     with pytest.raises(ConfigError, match=r'pip install "trio-sentinel-scan\[compact\]"') as caught:
+        CompactSeen()
+    assert caught.value.argument == "dedupe"
+
+
+@pytest.mark.parametrize("hashes", [{"width": 32, "algorithm": "siphash13"}, {"width": 64, "algorithm": "fnv"}])
+def test_on_a_python_with_poor_hashes(monkeypatch: pytest.MonkeyPatch, hashes: dict[str, Any]) -> None:
+    """The error rate would not be what it is said to be."""
+    monkeypatch.setattr(sys, "hash_info", SimpleNamespace(**hashes))
+    with pytest.raises(ConfigError, match="64 bits") as caught:
         CompactSeen()
     assert caught.value.argument == "dedupe"
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import operator
 import secrets
+import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .errors import ConfigError
@@ -15,13 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["CompactSeen"]
 
-# Below it, what is left of the hash would matter beside the filter.
-_LEAST_RATE: Final = 1e-15
+# Below it, a hash of 64 bits matters more than the filter does.
+_LEAST_RATE: Final = 1e-12
 _MOST_RATE: Final = 0.1
 # In smaller filters the formula for the error rate is not exact enough.
 _LEAST_CAPACITY: Final = 1024
 _MOST_CAPACITY: Final = 1 << 40
-_HASH_SIZE: Final = 16
+_SALT_SIZE: Final = 16
 
 
 class _Filter(Protocol):
@@ -30,9 +29,9 @@ class _Filter(Protocol):
     @property
     def size_in_bits(self) -> int: ...
 
-    def __contains__(self, hashed: int, /) -> bool: ...
+    def __contains__(self, key: Any, /) -> bool: ...
 
-    def update(self, hashes: Iterable[int], /) -> None: ...
+    def update(self, keys: Iterable[Any], /) -> None: ...
 
 
 class CompactSeen:
@@ -51,22 +50,24 @@ class CompactSeen:
       hash functions, and ``m = N * k / ln 2`` bits. With n keys in it, it takes a new key for one of them with a chance
       of ``(1 - exp(-k * n / m)) ** k``, which is ``2**-k`` when it is full. The next one is added then.
     - The chances of all of them add up to less than ``error_rate * (1/2 + 1/4 + ...)``, which is `error_rate`.
+    - To that, 64 bits of hash add ``n / 2**64`` for n keys: 5e-14 for a million, 5e-11 for a thousand million.
 
     At the defaults (k = 31, 5.6 bytes for each key expected) the chance is 2**-31, or 5e-10, once a million keys have
     been handed out, and far less before. Over such a scan these chances add up to 0.00002: one scan in 49,000 loses a
-    key. With 50,000,000 keys, as expected, one in 980 does; with ``error_rate=1e-12`` (k = 41, 7.4 bytes), one in
-    1,300,000. Where even that is too much, `True` and `SpillingSeen` are exact.
+    key. With 50,000,000 keys, as expected, one in 920 does; with ``error_rate=1e-12`` (k = 41, 7.4 bytes), one in
+    14,000. Where even that is too much, `True` and `SpillingSeen` are exact.
 
     More keys than expected cost up to three times the memory for each, and time; fewer take what was expected.
-    The keys' hashes (BLAKE2b, 128 bits) are salted with a secret of each filter's own: who has a say in the names of
-    keys has none in which ones are lost.
+    The hash is Python's own (SipHash), of the key behind a secret of each filter's own: who has a say in the names of
+    keys has none in which ones are lost, whatever PYTHONHASHSEED is.
     """
 
     def __init__(self, expected_keys: int = 1_000_000, error_rate: float = 1e-9) -> None:
         """Raises ConfigError for an argument that cannot be, and where rbloom is not installed."""
         capacity, rate = _checked(expected_keys, error_rate)
         self._make = _find_bloom()
-        self._salt = secrets.token_bytes(_HASH_SIZE)
+        # What is hashed begins with it. One for each type: a str is not the bytes that it is made of.
+        self._salt, self._salt_of_str = secrets.token_bytes(_SALT_SIZE), secrets.token_hex(_SALT_SIZE)
         # The hash functions of the next filter, and how many keys it is to have room for.
         self._functions = math.ceil(-math.log2(rate)) + 1
         self._capacity = max(capacity, _LEAST_CAPACITY)
@@ -74,8 +75,8 @@ class CompactSeen:
         # For how many keys the last filter has room yet.
         self._room = 0
         self._count = 0
-        # The hashes of the keys that were found to be new just now: those that will be marked.
-        self._hashes: dict[Any, int] = {}
+        # The keys that were found to be new just now, salted: those that will be marked.
+        self._found: dict[Any, Any] = {}
         try:
             self._grow()
         except MemoryError as error:
@@ -83,40 +84,35 @@ class CompactSeen:
 
     def unseen(self, keys: Sequence[Any]) -> list[Any]:
         """Those of `keys` that were never marked, in their order, each once; as far as can be told."""
-        filters, hash_of = self._filters, self._hash
-        found: dict[Any, int] = {}
+        filters, salted = self._filters, self._salted
+        found: dict[Any, Any] = {}
         for key in dict.fromkeys(keys):
-            hashed = hash_of(key)
+            # (A bytes or a str has its hash computed once.)
+            with_salt = salted(key)
             for each in filters:
-                if hashed in each:
+                if with_salt in each:
                     break
             else:
-                found[key] = hashed
-        self._hashes = found
+                found[key] = with_salt
+        self._found = found
         return list(found)
 
     def mark(self, keys: Iterable[Any]) -> None:
         """These are being handed out now."""
-        found = self._hashes
-        hashes = [self._hash(key) if (hashed := found.get(key)) is None else hashed for key in keys]
-        self._hashes = {}
-        while hashes:
+        found, self._found = self._found, {}
+        rest = [found[key] if key in found else self._salted(key) for key in keys]
+        while rest:
             if self._room == 0:
                 self._grow()
-            these, hashes = hashes[: self._room], hashes[self._room :]
+            these, rest = rest[: self._room], rest[self._room :]
             self._filters[-1].update(these)
             self._room -= len(these)
             self._count += len(these)
 
-    def _hash(self, key: Any) -> int:
-        # Of 128 bits, as rbloom takes them. A str is not the bytes that it is made of.
+    def _salted(self, key: Any) -> Any:
         if isinstance(key, str):
-            digest = hashlib.blake2b(
-                key.encode("utf-8", "surrogatepass"), digest_size=_HASH_SIZE, salt=self._salt, person=b"str"
-            )
-        else:
-            digest = hashlib.blake2b(key, digest_size=_HASH_SIZE, salt=self._salt)
-        return int.from_bytes(digest.digest(), "little", signed=True)
+            return self._salt_of_str + key
+        return self._salt + key
 
     def _grow(self) -> None:
         # A hundredth more, for rbloom rounds the number of hash functions down.
@@ -132,7 +128,7 @@ class CompactSeen:
             bytes(size)
         except (MemoryError, OverflowError):
             raise MemoryError(f"a filter for {self._capacity} keys takes {size} bytes") from None
-        self._filters.append(self._make(capacity, 2.0**-functions, operator.index))
+        self._filters.append(self._make(capacity, 2.0**-functions))
         self._room = self._capacity
         self._capacity *= 2
         self._functions += 1
@@ -165,7 +161,9 @@ def _checked(expected_keys: object, error_rate: object) -> tuple[int, float]:
     return expected_keys, float(error_rate)
 
 
-def _find_bloom() -> Callable[[int, float, Callable[[Any], int]], _Filter]:
+def _find_bloom() -> Callable[[int, float], _Filter]:
+    if sys.hash_info.width < 64 or not sys.hash_info.algorithm.startswith("siphash"):
+        raise ConfigError("dedupe", "CompactSeen needs a Python whose hashes are of 64 bits, by SipHash")
     try:
         from rbloom import Bloom  # noqa: PLC0415 (an extra, and only this needs it)
     except ImportError as error:
