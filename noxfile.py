@@ -117,7 +117,7 @@ def minimums(session: nox.Session) -> None:
     """The quick tests with the oldest release of each dependency that pyproject.toml admits."""
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["demo"] + extras["otel"]
+    wanted = project["dependencies"] + extras["demo"] + extras["otel"] + extras["compact"]
     assert all(">=" in requirement for requirement in wanted), "each dependency has a floor, and this session takes it"
     session.install("-e.[demo]", *TESTS, *(requirement.replace(">=", "==") for requirement in wanted))
     session.run("pytest", "-m", SMOKE, *session.posargs)

@@ -54,8 +54,8 @@ async def test_open_scan(nursery: trio.Nursery) -> None:
                 client.open_scan(**options)
             assert caught.value.argument == argument
             assert isinstance(caught.value, ValueError)
-        nonsense: dict[str, Any] = {"resume": "a text of last week"}
-        with pytest.raises(TypeError, match="resume"):
+        nonsense: dict[str, Any] = {"resume_at": "a text of last week"}
+        with pytest.raises(TypeError, match="resume_at"):
             client.open_scan(**nonsense)
         await client.ping()
         assert booth.proxy.bytes_received - received == len(b"*1\r\n$4\r\nPING\r\n")

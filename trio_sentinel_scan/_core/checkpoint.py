@@ -17,12 +17,11 @@ from zlib import crc32
 from .cursor import CursorFormat
 from .errors import CheckpointInvalid
 from .identity import Address, ServerIdentity
-from .seen_keys import DurableSeenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .seen_keys import SeenKeys
+    from .seen_keys import DurableSeenKeys
 
 __all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "parse_checkpoint"]
 
@@ -82,13 +81,13 @@ class Mark:
     # One for each segment: where its chain goes on, or None where it has come to its end. Empty: nothing is swept.
     cursors: Sequence[int | None] = ()
     # The store of seen keys, and its number once the page has been handed out.
-    seen: SeenKeys | None = None
+    seen: DurableSeenKeys | None = None
     seen_number: int = 0
 
     def text(self) -> str:
         """The checkpoint as a text. The seen keys that it counts on are committed first."""
         seen = None
-        if isinstance(self.seen, DurableSeenKeys):
+        if self.seen is not None:
             self.seen.commit()
             seen = SeenNumber(self.seen.name, self.seen_number)
         return _encode(self.facts, self.cursors, seen)

@@ -39,6 +39,7 @@ __all__ = [
     "ScanRefused",
     "ScanRestartsExhausted",
     "ScanStuck",
+    "SeenKeysUnavailable",
     "SentinelScanError",
     "ServerConnectionError",
     "ServerUnavailable",
@@ -126,6 +127,14 @@ class AuthenticationFailed(SentinelScanError, redis_errors.AuthenticationError):
 
 class RoleMismatch(ServerConnectionError):
     """The server that answered is not what it was taken for: a "master" that says it is a replica, a Sentinel, ..."""
+
+
+class SeenKeysUnavailable(SentinelScanError):
+    """A store of seen keys (`SpillingSeen`) cannot be read or written: the disk is full, or it was closed.
+
+    The scan that it served has ended with a `ScanError`. What was committed is still in the store: open it anew, and
+    resume from the last checkpoint. `__cause__` is what the database said, if that was asked.
+    """
 
 
 # ---- The Sentinels could not say -------------------------------------------------------------------------------

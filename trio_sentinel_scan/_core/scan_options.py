@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from .checkpoint import Checkpoint, Scope, parse_checkpoint
+from .compact_seen import CompactSeen
 from .cursor import parse_cursor
 from .details import MOST_KEYS, Wanted, checked_details
 from .errors import CheckpointInvalid, ConfigError
 from .other_products import checked_extra_args
-from .seen_keys import DurableSeenKeys, ExactSeen, SeenKeys
+from .seen_keys import ExactSeen, SeenKeys, durable
 from .segments import MAX_SEGMENTS
 
 if TYPE_CHECKING:
     from .certificate import Basis
 
-__all__ = ["ScanOptions", "checked_scan_options"]
+__all__ = ["ScanOptions", "check_seen_keys", "checked_scan_options"]
 
 _BUILTIN_TYPES: Final = frozenset({"string", "list", "set", "zset", "hash", "stream", "vectorset"})
 # A module's type name is always nine characters of this set (the server encodes it so in RDB files).
@@ -105,7 +106,7 @@ def checked_scan_options(
     checkpoint = None if resume is None else parse_checkpoint(resume, scope)
     if position and checkpoint is not None:
         raise ConfigError("cursor", "a scan that is resumed has its cursors from the checkpoint: cursor must be 0")
-    _check_seen_keys(seen, checkpoint)
+    check_seen_keys(seen, checkpoint)
     size = None if page_size is None else _whole_number(page_size, "page_size", at_least=1)
     wanted = checked_details(with_, encoding=encoding, encoding_errors=encoding_errors, decodes=decodes)
     if wanted is not None:
@@ -172,23 +173,31 @@ def _checked_dedupe(value: object) -> SeenKeys | None:
     return value
 
 
-def _check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> None:
-    """Keys that count as seen and were not handed out would be lost without a word: that is made sure of here."""
-    if isinstance(seen, DurableSeenKeys):
+def check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> None:
+    """Keys that count as seen and were not handed out would be lost without a word: that is made sure of here.
+
+    A filter's own state is looked at, so this is to be asked again when the scan begins.
+    """
+    store = durable(seen)
+    if store is not None:
         if checkpoint is None:
-            if seen.number:
+            if store.number:
                 raise ConfigError(
                     "dedupe",
                     "has the seen keys of another scan, which this one would leave out: resume that one from its"
                     " checkpoint, or clear() the store",
                 )
-        elif checkpoint.seen is None or checkpoint.seen.name != seen.name:
+        elif checkpoint.seen is None or checkpoint.seen.name != store.name:
             raise CheckpointInvalid("is not a checkpoint of the scan whose seen keys are in the store given as dedupe")
     elif seen is not None and checkpoint is not None:
         raise ConfigError(
             "dedupe",
             "with resume, the seen keys must be those of the checkpoint: in memory they are not, or are later ones,"
             " whose pages are to come again; use SpillingSeen",
+        )
+    elif isinstance(seen, (ExactSeen, CompactSeen)) and len(seen):
+        raise ConfigError(
+            "dedupe", "has the seen keys of another scan, which this one would leave out: give each scan its own"
         )
 
 

@@ -20,7 +20,14 @@ from . import scan_steps as steps
 from .certificate import Evidence, Held, Judgement, Refuted, Undecided, changed_role, judge, lost_link
 from .checkpoint import Mark, PassFacts
 from .cursor import CursorFormat
-from .errors import AuthenticationFailed, ScanError, ScanInterrupted, ScanRefused
+from .errors import (
+    AuthenticationFailed,
+    CheckpointInvalid,
+    ScanError,
+    ScanInterrupted,
+    ScanRefused,
+    SentinelScanError,
+)
 from .hash_seed import SharedSeed
 from .identity import Role, ServerIdentity
 from .other_products import as_believed
@@ -35,9 +42,10 @@ from .scan_failures import (
     seeds_differ,
     stuck,
 )
+from .scan_options import check_seen_keys
 from .scan_patience import Patience
 from .scan_states import FINAL, Event, State, move
-from .seen_keys import DurableSeenKeys
+from .seen_keys import durable
 from .summary import Certificate, ScanPage, ScanSummary, pages_of
 from .sweep import Sweep
 from .verdicts import Verdict, error_code, verdict_of
@@ -91,10 +99,13 @@ class ScanPlan:
         self._seeds = SharedSeed(b"" if self._resume is None else self._resume.seed_check)
         # What the marks of the present pass have in common; and the one that stands for all that was committed.
         self._facts = PassFacts(options.scope, self.epoch)
+        # The filter, if checkpoints are to tell how far it was.
+        self._durable = durable(options.dedupe)
+        check_seen_keys(options.dedupe, self._resume)
         if self._resume is not None:
             self._restore(self._resume)
         self._mark = self._mark_to_begin(() if self._resume is None else self._resume.cursors)
-        self._progress = Progress(self._mark)
+        self._progress = Progress(self._mark, once=options.dedupe is not None)
         # Pages that replies brought and that have not been handed over to the channel yet.
         self._in_hand: deque[ScanPage[Any]] = deque()
         # Pages of this epoch that were handed over and not taken yet. Invariant: 0 whenever the pass is certified.
@@ -209,8 +220,8 @@ class ScanPlan:
             except Exception as error:  # noqa: BLE001 (the filter may be the caller's own)
                 self._filter_failed(error, now)
                 return None
-            if isinstance(seen, DurableSeenKeys):
-                mark.seen_number = seen.number
+            if self._durable is not None:
+                mark.seen_number = self._durable.number
             self._account.duplicates += len(page.keys) - len(keys)
             if not keys:
                 self._progress.handed_out(mark, is_done=True)
@@ -558,8 +569,14 @@ class ScanPlan:
             resume.form,
             resume.seed_check,
         )
-        if resume.seen is not None and isinstance(self.options.dedupe, DurableSeenKeys):
-            self.options.dedupe.rollback(resume.seen.number)
+        if resume.seen is not None and self._durable is not None:
+            try:
+                self._durable.rollback(resume.seen.number)
+            except ValueError as error:
+                raise CheckpointInvalid(
+                    "is a checkpoint of what the store given as dedupe does not have: it was rolled back to an earlier"
+                    " one since then, or the file is an older copy"
+                ) from error
 
     def _cannot_resume(self, resume: Checkpoint, found: steps.Connected) -> str:
         """Why the checkpoint's cursors are not good here, in words; "" if they are."""
@@ -586,17 +603,19 @@ class ScanPlan:
         self._begin_pass(found, cursor=0, cursors=resume.cursors)
 
     def _mark_of(self, cursors: Sequence[int | None]) -> Mark:
-        return Mark(self._facts, cursors, self.options.dedupe)
+        return Mark(self._facts, cursors, self._durable)
 
     def _mark_to_begin(self, cursors: Sequence[int | None]) -> Mark:
         """Where the pass stands before its first page; what was seen by then counts."""
         mark = self._mark_of(cursors)
-        if isinstance(mark.seen, DurableSeenKeys):
+        if mark.seen is not None:
             mark.seen_number = mark.seen.number
         return mark
 
     def _filter_failed(self, error: Exception, now: float) -> None:
-        failure = ScanError(f"the filter given as dedupe raised {type(error).__name__}", self.summary(now))
+        # Whatever else it raises may tell of keys.
+        said = f": {error}" if isinstance(error, SentinelScanError) else ""
+        failure = ScanError(f"the filter given as dedupe raised {type(error).__name__}{said}", self.summary(now))
         failure.__cause__ = error
         self._fail(failure, now)
 

@@ -29,6 +29,7 @@ from .._core.hash_seed import HASH_SEED_REQUEST, read_hash_seed
 from .._core.scan_plan import ScanPlan
 from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
+from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
 from .nurseries import open_service_nursery
 
@@ -405,16 +406,17 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 @asynccontextmanager
 async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan for as long as the block lasts."""
-    scan = Scan(options, source)
-    send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
-    pages: ScanPages[Any] = ScanPages(scan, receive_channel)
-    async with open_service_nursery() as nursery:
-        source.on_stop.add(scan.end)
-        nursery.start_soon(scan.listen)
-        nursery.start_soon(scan.produce, send_channel)
-        try:
-            with receive_channel:
-                yield pages
-        finally:
-            source.on_stop.discard(scan.end)
-            scan.closed()
+    with lent_to_a_scan(options.dedupe):
+        scan = Scan(options, source)
+        send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
+        pages: ScanPages[Any] = ScanPages(scan, receive_channel)
+        async with open_service_nursery() as nursery:
+            source.on_stop.add(scan.end)
+            nursery.start_soon(scan.listen)
+            nursery.start_soon(scan.produce, send_channel)
+            try:
+                with receive_channel:
+                    yield pages
+            finally:
+                source.on_stop.discard(scan.end)
+                scan.closed()
