@@ -13,6 +13,7 @@ from .segments import MAX_SEGMENTS
 
 if TYPE_CHECKING:
     from .certificate import Basis
+    from .collection import Collection
 
 __all__ = ["ScanOptions", "checked_scan_options"]
 
@@ -46,6 +47,13 @@ class ScanOptions:
     # What is scanned, and where to go on.
     scope: Scope = field(default=Scope(0, None, None), repr=False)
     resume: Checkpoint | None = field(default=None, repr=False)
+    # The one hash, set or sorted set to scan; None: the keyspace.
+    collection: Collection | None = None
+
+    @property
+    def command(self) -> str:
+        """What is sent."""
+        return "SCAN" if self.collection is None else self.collection.command
 
 
 def checked_scan_options(
@@ -63,6 +71,7 @@ def checked_scan_options(
     page_size: object = None,
     dedupe: object = False,
     resume: object = None,
+    collection: Collection | None = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
     db: int = 0,
@@ -84,7 +93,7 @@ def checked_scan_options(
     if has_sentinels:
         basis = "role" if certify == "role" else "sentinels"
     found_type = None if type_ is None else _checked_type(type_)
-    scope = Scope(db, match, found_type)
+    scope = Scope(db, match, found_type, () if collection is None else collection.scope)
     seen = _checked_dedupe(dedupe)
     checkpoint = None if resume is None else parse_checkpoint(resume, scope)
     if position and checkpoint is not None:
@@ -105,6 +114,7 @@ def checked_scan_options(
         dedupe=seen,
         scope=scope,
         resume=checkpoint,
+        collection=collection,
     )
 
 

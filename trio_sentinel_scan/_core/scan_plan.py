@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from .checkpoint import Checkpoint
     from .scan_options import ScanOptions
+    from .seen_keys import SeenKeys
 
 __all__ = ["ScanPlan"]
 
@@ -191,8 +192,7 @@ class ScanPlan:
         seen = self.options.dedupe
         if seen is not None:
             try:
-                keys = seen.unseen(page.keys)
-                seen.mark(keys)
+                keys = self._mark_unseen(seen, page.keys)
             except Exception as error:  # noqa: BLE001 (the filter may be the caller's own)
                 self._filter_failed(error, now)
                 return None
@@ -206,6 +206,11 @@ class ScanPlan:
         self._account.handed_out(page, now)
         self._progress.handed_out(mark)
         return page
+
+    def _mark_unseen(self, seen: SeenKeys, keys: Sequence[Any]) -> list[Any]:
+        unseen = seen.unseen(keys)
+        seen.mark(unseen)
+        return unseen
 
     def done_with(self, page: ScanPage[Any]) -> None:
         """The page's consumer asks for the next one."""
@@ -367,9 +372,10 @@ class ScanPlan:
                 self._format_distrusted = self._format_distrusted or self._bound.segments > 1
                 self._void("the server does not know its cursor", now)
             case Verdict.UNAUTHENTICATED:
-                self._fail(AuthenticationFailed(f"{self._server} refuses SCAN: {error}"), now)
+                self._fail(AuthenticationFailed(f"{self._server} refuses {self.options.command}: {error}"), now)
             case _:
-                self._fail(ScanRefused(f"{self._server} refuses SCAN: {error}", self.summary(now)), now)
+                problem = f"{self._server} refuses {self.options.command}: {error}"
+                self._fail(ScanRefused(problem, self.summary(now)), now)
 
     def _rested(self) -> None:
         # A rest between two rounds, for the sake of `duty`, is no state of its own.
@@ -456,7 +462,7 @@ class ScanPlan:
         self._progress.begin(self._mark_to_begin(()))
 
     def _begin_pass(self, found: steps.Connected, *, cursor: int, cursors: Sequence[int | None] = ()) -> None:
-        form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
+        form = CursorFormat.UNKNOWN if self._format_distrusted else self._format_at(found)
         self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor, cursors=cursors)
         config_epoch = self._target.config_epoch if self._target is not None else None
         self._facts = PassFacts(self.options.scope, self.epoch, found.server, config_epoch, form)
@@ -464,6 +470,9 @@ class ScanPlan:
         self._progress.begin(self._mark)
         self._patience.bound()
         self._account.bound(found.server)
+
+    def _format_at(self, found: steps.Connected) -> CursorFormat:
+        return found.cursor_format
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .certificate import Basis
+    from .collection import KeyFound
     from .cursor import CursorFormat
     from .identity import Address, Role, ServerIdentity
     from .scan_replies import ScanReply
@@ -152,6 +153,8 @@ class Connected:
     role: Role
     cursor_format: CursorFormat
     unfit: str = ""
+    # Of a collection's scan: what it says of the key.
+    key: KeyFound | None = None
 
 
 @dataclass(frozen=True, slots=True)

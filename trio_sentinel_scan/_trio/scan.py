@@ -16,6 +16,8 @@ import trio
 
 from .._core import scan_steps as steps
 from .._core.certificate import Evidence, Undecided
+from .._core.collection import KeyFound, knows_novalues, read_size
+from .._core.collection_plan import CollectionPlan
 from .._core.errors import (
     AuthenticationFailed,
     ClientClosed,
@@ -88,12 +90,14 @@ class Scan:
     """One scan under way: the plan, and the two tasks that carry it out."""
 
     def __init__(self, options: ScanOptions, source: ScanSource) -> None:
-        self.plan: ScanPlan = ScanPlan(
+        self._collection = options.collection
+        self.plan: ScanPlan = (ScanPlan if self._collection is None else CollectionPlan)(
             options,
             failover_timeout=source.failover_timeout,
             now=trio.current_time(),
             jitter=random.random,
         )
+        self._read_replies = read_scan_replies if self._collection is None else self._collection.read_replies
         self._source = source
         self._connection: Connection | None = None
         # Around the producer's present wait on a server; None while it waits for none.
@@ -103,7 +107,7 @@ class Scan:
         self._view_moved = trio.Event()
         # What the log and OpenTelemetry have been told of.
         self._told_epoch = self.plan.epoch
-        self._telemetry = None if source.telemetry is None else source.telemetry.scan()
+        self._telemetry = None if source.telemetry is None else source.telemetry.scan(options.command)
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
@@ -246,7 +250,7 @@ class Scan:
             case steps.Receive():
                 held = self._held
                 found, waited = await held.receive_ready()
-                return steps.Answered(read_scan_replies(found, held.address), waited)
+                return steps.Answered(self._read_replies(found, held.address), waited)
             case steps.Rest(_, seconds):
                 await trio.sleep(seconds)
                 return steps.Rested()
@@ -284,12 +288,19 @@ class Scan:
             greeting = connection.greeting
             assert greeting is not None
             unfit = unfit_for_scanning(greeting.role, step.target.address, wants_master=self._source.wants_master)
-            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit)
+            key = None
+            if self._collection is not None:
+                (reply,) = await connection.request(self._collection.size_request, decode=False)
+                key = KeyFound(read_size(reply, connection.address), knows_novalues(greeting.info))
+            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit, key)
         return steps.Lost(f"{step.target.address} did not take a connection")
 
     async def _gather_evidence(self, step: steps.Certify) -> Evidence | Undecided:
         connection = self._held
-        standing = read_standing(await connection.request(*STANDING, decode=False), step.role_before)
+        asked = STANDING if self._collection is None else (*STANDING, self._collection.size_request)
+        replies = await connection.request(*asked, decode=False)
+        size = None if self._collection is None else read_size(replies.pop(), connection.address)
+        standing = read_standing(replies, step.role_before)
         if isinstance(standing, str):
             return Undecided(standing)
         run_id, role = standing
@@ -307,6 +318,7 @@ class Scan:
             votes=votes,
             config_epoch=step.target.config_epoch,
             sentinels=self._source.describe_sentinels(),
+            size=size,
         )
 
     async def _disconnect(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
