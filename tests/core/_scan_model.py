@@ -41,9 +41,10 @@ def scans_in(data: bytes) -> list[tuple[int, int]]:
         words = command.split(b"\r\n")[2::2]
         if words[0] == b"ROLE":
             continue
-        assert words[0] == b"SCAN"
+        assert words[0] in {b"SCAN", b"HSCAN", b"SSCAN", b"ZSCAN"}
         assert words[-2] == b"COUNT"
-        found.append((int(words[1]), int(words[-1])))
+        # A collection's key comes first.
+        found.append((int(words[1 + (words[0] != b"SCAN")]), int(words[-1])))
     return found
 
 

@@ -75,10 +75,11 @@ class CollectionPlan(ScanPlan):
         assert key is not None
         if (error := self._fault(key, now)) is not None:
             self._fail(error, now)
-        elif isinstance(key.size, int):
-            self._was_there = self._was_there or key.size > 0
-            if self._sweep is not before:
-                self._size = key.size
+            return
+        assert isinstance(key.size, int)
+        self._was_there = self._was_there or key.size > 0
+        if self._sweep is not before:
+            self._size = key.size
 
     def _fault(self, key: KeyFound, now: float) -> Exception | None:
         """Why the scan cannot be on the server that it has just been bound to."""
@@ -119,7 +120,7 @@ class CollectionPlan(ScanPlan):
         problem = f"{self._server} refuses {command}: {error}"
         if command == self._collection.size_command:
             problem += f" (without it, a {name} that is gone could not be told from one that was scanned to its end)"
-        elif "syntax error" in str(error).lower():
+        else:
             problem += f" ({_SINCE})"
         return ScanRefused(problem, self.summary(now))
 
