@@ -1,8 +1,5 @@
 """Scans of one hash, set or sorted set: on every client, over failovers, and when the key goes or changes."""
 
-# What is tested here is how a whole block ends:
-# ruff: noqa: PT012
-
 from __future__ import annotations
 
 import logging
@@ -94,12 +91,12 @@ async def test_every_item_comes(
         put(service, type_, NAMES[:number])
     items, summary = await sweep(client, type_, segments=segments, count=COUNT)
     names = NAMES[:number]
-    expected: list[Any] = {
+    expected: dict[str, list[Any]] = {
         "hash": [(name, name[5:]) for name in names],
         "set": names,
         "zset": [(name, float(name[5:])) for name in names],
-    }[type_]
-    assert sorted(set(items)) == sorted(expected)
+    }
+    assert sorted(set(items)) == sorted(expected[type_])
     assert summary.complete
     assert (summary.keys, summary.collection_size) == (len(items), number)
     assert summary.position == 1.0
@@ -114,7 +111,7 @@ async def test_what_is_sent(service: Service, client: SentinelClient) -> None:
     put(service, "hash")
     await sweep(client, "hash", match="name:1*", count=100)
     sent = [words for _, words in service.master.log]
-    assert [words[0] for words in sent if words[0] in {b"HLEN", b"HSCAN"}][0] == b"HLEN"
+    assert next(words[0] for words in sent if words[0] in {b"HLEN", b"HSCAN"}) == b"HLEN"
     assert sent[-4:] == [[b"ROLE"], [b"INFO", b"server"], [b"HELLO"], [b"HLEN", KEY]]
     assert service.master.commands("HSCAN")[0] == [
         *[b"HSCAN", KEY, b"0", b"MATCH", b"name:1*", b"COUNT"],
@@ -451,8 +448,9 @@ async def test_bad_arguments_before_anything_is_sent(service: Service, client: S
         with pytest.raises(ConfigError) as caught:
             call()
         assert caught.value.argument == argument
+    untyped: Any = client
     with pytest.raises(TypeError):
-        opened(client, type_, type_="hash")
+        untyped.open_hscan(KEY, type_="hash")
     assert len(service.master.log) == before
 
 
