@@ -349,6 +349,8 @@ async def test_a_restart_at_the_same_address(
             assert summary.duplicates_dropped > 5_000
         else:
             account.check_complete(summary, items, epoch=1)
+        # The proxy has seen every cursor, and that none was sent to a process that had not issued it.
+        assert len(booth.proxy.scans) >= summary.scans
         assert "another process" in summary.restarts[0].reason
         assert (summary.restarts[0].old_server, summary.server) == (before, await identity_of(booth.server))
 
