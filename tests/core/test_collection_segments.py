@@ -122,6 +122,8 @@ def test_one_that_goes_on_knows_already_what_there_is() -> None:
     assert len(Segments(REVERSED, 4, cursors=starts, may_be_small=True).due(100, 64)) == 1
     moved = [rev64(1 << 60), *starts[1:]]
     assert len(Segments(REVERSED, 4, cursors=moved, may_be_small=True).due(100, 64)) == 4
+    ended = [None, rev64((1 << 62) + 1), *starts[2:]]
+    assert len(Segments(REVERSED, 4, cursors=ended, may_be_small=True).due(100, 64)) == 3
     assert len(Segments(REVERSED, 1, cursors=[7], may_be_small=True).due(100, 64)) == 1
 
 

@@ -107,7 +107,7 @@ async def test_in_cluster_mode(each_server_binary: ServerBinary) -> None:
             while "cluster_state:ok" not in str(await server.execute("CLUSTER", "INFO")):  # noqa: ASYNC110 (no event tells of it)
                 await trio.sleep(0.01)
             items = await fill(server, "hash", 20_000)
-            async with RedisClient(server.address) as client, client.open_hscan(KEY) as pages:
+            async with RedisClient(server.address) as client, opened(client, "hash") as pages:
                 account: Account[Any] = await drain(pages)
     account.check_complete(pages.summary, items, epoch=0)
     assert pages.summary.segments == 16
@@ -171,7 +171,7 @@ async def test_a_pattern(server_binary: ServerBinary) -> None:
     with trio.fail_after(HANG):
         async with LocalRedis(binary=server_binary) as server, RedisClient(server.address) as client:
             await fill(server, "hash", 20_000)
-            async with client.open_hscan(KEY, "name:1??") as pages:
+            async with opened(client, "hash", match="name:1??") as pages:
                 account: Account[Any] = await drain(pages)
     assert set(account.keys()) == expected("hash", range(100, 200))
 
