@@ -17,6 +17,8 @@ from ._core.errors import (
     AuthenticationFailed as AuthenticationFailed,
     CheckpointInvalid as CheckpointInvalid,
     ClientClosed as ClientClosed,
+    CollectionChanged as CollectionChanged,
+    CollectionGone as CollectionGone,
     CommandNotShareable as CommandNotShareable,
     CommandOutcomeUnknown as CommandOutcomeUnknown,
     ConfigError as ConfigError,

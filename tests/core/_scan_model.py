@@ -47,8 +47,10 @@ def asked_in(data: bytes) -> list[Owed]:
     found: list[Owed] = []
     for command in data.split(b"*")[1:]:
         words = command.split(b"\r\n")[2::2]
-        if words[0] == b"SCAN":
-            found.append((int(words[1]), int(words[words.index(b"COUNT") + 1])))
+        if words[0] in {b"SCAN", b"HSCAN", b"SSCAN", b"ZSCAN"}:
+            # A collection's key comes first.
+            cursor = words[1 + (words[0] != b"SCAN")]
+            found.append((int(cursor), int(words[words.index(b"COUNT") + 1])))
         else:
             found.append(None if words == [b"ROLE"] else (QUESTIONS[words[-2]], words[-1]))
     return found

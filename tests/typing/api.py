@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never, assert_type
+from typing import Any, assert_never, assert_type
 
 import trio_sentinel_scan
 from trio_sentinel_scan import (
@@ -14,6 +14,7 @@ from trio_sentinel_scan import (
     ReplicaAdd,
     ReplicaRemove,
     ReplicaState,
+    ScanPages,
     SentinelAdd,
     SentinelClient,
     SentinelRemove,
@@ -46,6 +47,21 @@ async def what_happens_to_a_service(client: SentinelClient) -> None:
                     assert_type(event.state, TopologyState)
                 case _:
                     assert_never(event)
+
+
+async def items_of_a_collection(client: RedisClient) -> None:
+    """Pairs where there are pairs, whose members and values are bytes or text as the client has them."""
+    async with client.open_hscan("key") as fields_and_values:
+        assert_type(fields_and_values, ScanPages[tuple[Any, Any]])
+    async with client.open_hscan("key", no_values=True, segments=3) as fields:
+        assert_type(fields, ScanPages[Any])
+    async with client.open_sscan(b"key", "a*", 100, dedupe=True) as members:
+        assert_type(members, ScanPages[Any])
+    async with client.open_zscan("key", on_failover="raise") as pages:
+        async for page in pages:
+            for _, score in page:
+                assert_type(score, float)
+    assert_type(pages.summary.collection_size, int | None)
 
 
 def one_server(client: RedisClient) -> None:

@@ -14,6 +14,8 @@ from .summary import Certificate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from redis.exceptions import RedisError
+
     from .identity import Address, Role, ServerIdentity
     from .topology import Votes
 
@@ -45,6 +47,8 @@ class Evidence:
     config_epoch: int | None = None
     # Each Sentinel and what came of asking it, for people to read.
     sentinels: Mapping[str, str] = field(default_factory=dict[str, str])
+    # Of a collection's scan: how many items it has now, or the error reply to that question.
+    size: int | RedisError | None = None
 
 
 @dataclass(frozen=True, slots=True)

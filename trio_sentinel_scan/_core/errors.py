@@ -23,6 +23,8 @@ __all__ = [
     "AuthenticationFailed",
     "CheckpointInvalid",
     "ClientClosed",
+    "CollectionChanged",
+    "CollectionGone",
     "CommandNotShareable",
     "CommandOutcomeUnknown",
     "ConfigError",
@@ -232,7 +234,7 @@ class ScanInterrupted(ScanError):
         super().__init__(
             f"scan interrupted in epoch {epoch}: {reason}"
             f" (old server {old_server or 'not known'}, new server {new_server or 'not known'},"
-            f" {keys} keys handed out); what was handed out is not the whole keyspace:"
+            f" {keys} keys handed out); what was handed out is not everything:"
             ' scan again from cursor 0, or let the scan do so with on_failover="restart"',
             summary,
         )
@@ -265,6 +267,17 @@ class HashSeedMismatch(ScanError):
 
 class ScanStuck(ScanError):
     """The server's cursors go in a circle: this pass would never end."""
+
+
+class CollectionGone(ScanError):
+    """The hash, set or sorted set that was being scanned is not there any more: deleted, expired, or lost.
+
+    (A key that was not there from the beginning is no error: its scan is complete, with no items.)
+    """
+
+
+class CollectionChanged(ScanError):
+    """The key that was being scanned holds something else by now: no hash, set or sorted set as it did before."""
 
 
 class ScanRefused(ScanError, redis_errors.ResponseError):

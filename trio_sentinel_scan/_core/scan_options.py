@@ -16,6 +16,7 @@ from .segments import MAX_SEGMENTS
 
 if TYPE_CHECKING:
     from .certificate import Basis
+    from .collection import Collection
 
 __all__ = ["ScanOptions", "check_seen_keys", "checked_scan_options"]
 
@@ -55,6 +56,13 @@ class ScanOptions:
     hash_seed_shared: bool = False
     # What is asked about each key; None: nothing.
     with_: Wanted | None = None
+    # The one hash, set or sorted set to scan; None: the keyspace.
+    collection: Collection | None = None
+
+    @property
+    def command(self) -> str:
+        """What is sent."""
+        return "SCAN" if self.collection is None else self.collection.command
 
 
 def checked_scan_options(
@@ -75,6 +83,7 @@ def checked_scan_options(
     extra_args: object = (),
     hash_seed_shared: object = False,
     with_: object = (),
+    collection: Collection | None = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
     encoding_errors: str = "strict",
@@ -101,7 +110,10 @@ def checked_scan_options(
     if words:
         basis = "proxy"
     found_type = None if type_ is None else _checked_type(type_)
-    scope = Scope(db, match, found_type, (b"extra_args", *words) if words else ())
+    other = () if collection is None else collection.scope
+    if words:
+        other = (*other, b"extra_args", *words)
+    scope = Scope(db, match, found_type, other)
     seen = _checked_dedupe(dedupe)
     checkpoint = None if resume is None else parse_checkpoint(resume, scope)
     if position and checkpoint is not None:
@@ -129,6 +141,7 @@ def checked_scan_options(
         extra_args=words,
         hash_seed_shared=_checked_hash_seed_shared(hash_seed_shared, is_proxy=bool(words)),
         with_=wanted,
+        collection=collection,
     )
 
 

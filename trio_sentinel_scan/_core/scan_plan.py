@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
     from .checkpoint import Checkpoint
     from .scan_options import ScanOptions
+    from .seen_keys import SeenKeys
 
 __all__ = ["ScanPlan"]
 
@@ -215,8 +216,7 @@ class ScanPlan:
         seen = self.options.dedupe
         if seen is not None:
             try:
-                keys = seen.unseen(page.keys)
-                seen.mark(keys)
+                keys = self._mark_unseen(seen, page.keys)
             except Exception as error:  # noqa: BLE001 (the filter may be the caller's own)
                 self._filter_failed(error, now)
                 return None
@@ -230,6 +230,11 @@ class ScanPlan:
         self._account.handed_out(page, now)
         self._progress.handed_out(mark)
         return page
+
+    def _mark_unseen(self, seen: SeenKeys, keys: Sequence[Any]) -> list[Any]:
+        unseen = seen.unseen(keys)
+        seen.mark(unseen)
+        return unseen
 
     def done_with(self, page: ScanPage[Any]) -> None:
         """The page's consumer asks for the next one."""
@@ -410,9 +415,10 @@ class ScanPlan:
                 self._format_distrusted = self._format_distrusted or self._bound.segments > 1
                 self._void("the server does not know its cursor", now)
             case Verdict.UNAUTHENTICATED:
-                self._fail(AuthenticationFailed(f"{self._server} refuses SCAN: {error}"), now)
+                self._fail(AuthenticationFailed(f"{self._server} refuses {self.options.command}: {error}"), now)
             case _:
-                self._fail(ScanRefused(f"{self._server} refuses SCAN: {error}", self.summary(now)), now)
+                problem = f"{self._server} refuses {self.options.command}: {error}"
+                self._fail(ScanRefused(problem, self.summary(now)), now)
 
     def _rested(self) -> None:
         # A rest between two rounds, for the sake of `duty`, is no state of its own.
@@ -545,7 +551,7 @@ class ScanPlan:
 
     def _bind_sweep(self, found: steps.Connected, *, cursor: int = 0, cursors: Sequence[int | None] = ()) -> Mark:
         """The pass is on this process from now on. Returns where it stands."""
-        form = CursorFormat.UNKNOWN if self._format_distrusted else found.cursor_format
+        form = CursorFormat.UNKNOWN if self._format_distrusted else self._format_at(found)
         self._sweep = Sweep(self.options, found.server, found.role, form, cursor=cursor, cursors=cursors)
         if found.hash_seed is not None:
             self._seeds.release = found.hash_seed.release
@@ -555,6 +561,9 @@ class ScanPlan:
             self.options.scope, self.epoch, found.server, role, config_epoch, form, self._seeds.check
         )
         return self._mark_to_begin(self._sweep.cursors)
+
+    def _format_at(self, found: steps.Connected) -> CursorFormat:
+        return found.cursor_format
 
     # ---- checkpoints --------------------------------------------------------------------------------------------
 

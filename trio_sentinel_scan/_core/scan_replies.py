@@ -83,13 +83,21 @@ class ScanEncoder:
     """SCAN commands as RESP. There are many in a scan, and they differ by cursor and COUNT alone."""
 
     def __init__(self, options: ScanOptions) -> None:
+        begin: tuple[Argument, ...] = ("SCAN",)
         words: list[Argument] = []
+        if options.collection is not None:
+            begin = (options.collection.command, options.collection.key)
         if options.match is not None:
             words += (b"MATCH", options.match)
         if options.type_ is not None:
             words += (b"TYPE", options.type_)
-        # *<n>, SCAN, <cursor>, and then what stays the same.
-        self._head = b"*%d\r\n$4\r\nSCAN\r\n" % (4 + len(words) + len(options.extra_args))
+        if options.collection is not None and options.collection.no_values:
+            words.append(b"NOVALUES")
+        # *<n>, SCAN (or HSCAN and a key, ...), <cursor>, and then what stays the same.
+        self._head = b"*%d\r\n%b" % (
+            len(begin) + 3 + len(words) + len(options.extra_args),
+            encode_command(*begin).partition(b"\r\n")[2],
+        )
         self._constant = encode_command(*words).partition(b"\r\n")[2] if words else b""
         self._end = encode_command(*options.extra_args).partition(b"\r\n")[2] if options.extra_args else b""
         self._tails: dict[int, bytes] = {}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .certificate import Basis
+    from .collection import KeyFound
     from .cursor import CursorFormat
     from .hash_seed import HashSeed
     from .identity import Address, Role, ServerIdentity
@@ -155,6 +156,8 @@ class Connected:
     unfit: str = ""
     # What it told of its hash seed, if it was asked.
     hash_seed: HashSeed | None = None
+    # Of a collection's scan: what it says of the key.
+    key: KeyFound | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
 
-KeyT_co = TypeVar("KeyT_co", bound="bytes | str", covariant=True)
+KeyT_co = TypeVar("KeyT_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScanPage(Generic[KeyT_co]):
     """Some keys, as one read of the server brought them. Never empty; iterating it gives its keys.
 
+    Of a scan of one hash, set or sorted set, `keys` are the items: (field, value), member, or (member, score).
+
     A key may come more than once within an epoch, and surely does when a later epoch begins again at cursor 0.
     """
 
-    # `bytes`, or `str` with ``decode_responses=True``.
+    # `bytes`, or `str` with ``decode_responses=True``; a collection's items may be pairs.
     keys: Sequence[KeyT_co]
     # The pass that it belongs to: 0, then one more with each restart.
     epoch: int
@@ -169,6 +171,9 @@ class ScanSummary:
     restarts: tuple[Restart, ...] = field(default=())
     # Changes to another process that a pass went on through; always 0 without `hash_seed_shared`.
     moves: int = 0
+    # Of a scan of one hash, set or sorted set: how many items it had when the present pass began, and 0 where there
+    # was no such key. None of other scans, and until a server has told.
+    collection_size: int | None = None
 
     @property
     def keys_per_second(self) -> float:

@@ -119,7 +119,15 @@ class Sweep:
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
-        self._segments = Segments(form, number, cursor=cursor, cursors=cursors)
+        collection = options.collection
+        self._segments = Segments(
+            form,
+            number,
+            cursor=cursor,
+            cursors=cursors,
+            may_be_small=collection is not None,
+            has_pairs=collection is not None and collection.has_pairs,
+        )
         self._pacing = Pacing(options.count, options.duty)
         self._encode = ScanEncoder(options).encode
         # SCANs to be sent next, and those that were sent, in the order of their replies.

@@ -17,6 +17,7 @@ from .._core.errors import (
 from .._core.messages import OnFull, checked_subscriber_options
 from .._core.scan_options import checked_scan_options
 from .._core.statistics import ClientStatistics
+from .collection_scans import CollectionScans
 from .command_set import Dialect
 from .iterators import HOME, Iterators
 from .lease import Lease, open_lease
@@ -41,7 +42,7 @@ __all__ = ["BaseClient"]
 _RAISE: Final = object()
 
 
-class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
+class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
     """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
 
     def __init__(self, source: SingleServer | SentinelService) -> None:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import random
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import trio
 
 from .._core import scan_steps as steps
 from .._core.certificate import Evidence, Undecided
+from .._core.collection import KeyFound, knows_novalues, read_size
+from .._core.collection_plan import CollectionPlan
 from .._core.errors import (
     AuthenticationFailed,
     ClientClosed,
@@ -34,11 +37,13 @@ from .._core.summary import KeyT_co, ScanPage, ScanSummary
 from .nurseries import open_service_nursery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from .._core.identity import Address, Role
     from .._core.scan_options import ScanOptions
+    from .._core.scan_replies import ScanReply
     from .._core.topology import Votes
+    from .._core.wire import Reply
     from .connection import Connection
     from .telemetry import Telemetry
 
@@ -90,11 +95,17 @@ class Scan:
     """One scan under way: the plan, and the two tasks that carry it out."""
 
     def __init__(self, options: ScanOptions, source: ScanSource) -> None:
-        self.plan: ScanPlan = ScanPlan(
+        self._collection = options.collection
+        self.plan: ScanPlan = (ScanPlan if self._collection is None else CollectionPlan)(
             options,
             failover_timeout=source.failover_timeout,
             now=trio.current_time(),
             jitter=random.random,
+        )
+        self._read_replies: Callable[[Sequence[Reply], Address], Sequence[ScanReply]] = (
+            partial(read_scan_replies, details=options.with_ is not None)
+            if self._collection is None
+            else self._collection.read_replies
         )
         self._source = source
         self._connection: Connection | None = None
@@ -106,7 +117,7 @@ class Scan:
         # What the log and OpenTelemetry have been told of.
         self._told_epoch = self.plan.epoch
         self._told_moves = 0
-        self._telemetry = None if source.telemetry is None else source.telemetry.scan()
+        self._telemetry = None if source.telemetry is None else source.telemetry.scan(options.command)
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
@@ -257,8 +268,7 @@ class Scan:
             case steps.Receive():
                 held = self._held
                 found, waited = await held.receive_ready()
-                details = self.plan.options.with_ is not None
-                return steps.Answered(read_scan_replies(found, held.address, details=details), waited)
+                return steps.Answered(self._read_replies(found, held.address), waited)
             case steps.Rest(_, seconds):
                 await trio.sleep(seconds)
                 return steps.Rested()
@@ -300,12 +310,19 @@ class Scan:
             if self.plan.options.hash_seed_shared:
                 (reply,) = await connection.request(HASH_SEED_REQUEST, decode=False)
                 seed = read_hash_seed(reply, greeting.info, connection.address)
-            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit, seed)
+            key = None
+            if self._collection is not None:
+                (reply,) = await connection.request(self._collection.size_request, decode=False)
+                key = KeyFound(read_size(reply, connection.address), knows_novalues(greeting.info))
+            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit, seed, key)
         return steps.Lost(f"{step.target.address} did not take a connection")
 
     async def _gather_evidence(self, step: steps.Certify) -> Evidence | Undecided:
         connection = self._held
-        standing = read_standing(await connection.request(*STANDING, decode=False), step.role_before)
+        asked = STANDING if self._collection is None else (*STANDING, self._collection.size_request)
+        replies = await connection.request(*asked, decode=False)
+        size = None if self._collection is None else read_size(replies.pop(), connection.address)
+        standing = read_standing(replies, step.role_before)
         if isinstance(standing, str):
             return Undecided(standing)
         run_id, role = standing
@@ -323,6 +340,7 @@ class Scan:
             votes=votes,
             config_epoch=step.target.config_epoch,
             sentinels=self._source.describe_sentinels(),
+            size=size,
         )
 
     async def _disconnect(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)

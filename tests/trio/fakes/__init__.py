@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from .data_server import DataServer as DataServer, User as User
+from .data_server import DataServer as DataServer, User as User, Value as Value
 from .network import (
     HANG_UP as HANG_UP,
     SILENCE as SILENCE,

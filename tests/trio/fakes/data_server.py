@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -16,6 +16,9 @@ from .table import Table
 __all__ = ["DataServer", "Session", "User"]
 
 OK: Final = Simple("OK")
+# A collection of no more items is kept as a list, which comes as a whole.
+_SMALL: Final = 16
+_WRONGTYPE: Final = Error("WRONGTYPE Operation against a key holding the wrong kind of value")
 # Answered while the data set is being loaded.
 _WHILE_LOADING: Final = frozenset({"AUTH", "CLIENT", "HELLO", "INFO", "ROLE", "SELECT"})
 _WRITES: Final = frozenset({"BLPOP", "DEL", "FLUSHALL", "INCRBY", "SET"})
@@ -61,6 +64,8 @@ class Value:
 
     data: bytes
     type: str = "string"
+    # Of a hash, a set or a sorted set: its fields or members, and what belongs to each.
+    items: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
 
 
 class DataServer:
@@ -288,6 +293,56 @@ class DataServer:
 
     def _do_config(self, session: Session, subcommand: bytes, *names: bytes) -> Any:
         return {} if self.hash_seed is None else {b"hash-seed": self.hash_seed}
+
+    def _do_hscan(self, session: Session, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        return self._scan_items(session, "hash", key, cursor, *options)
+
+    def _do_sscan(self, session: Session, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        return self._scan_items(session, "set", key, cursor, *options)
+
+    def _do_zscan(self, session: Session, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        return self._scan_items(session, "zset", key, cursor, *options)
+
+    def _scan_items(self, session: Session, kind: str, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        if b"NOVALUES" in options and (self.version < "7.4" or kind != "hash"):
+            return Error("ERR syntax error")
+        with_values = kind != "set" and b"NOVALUES" not in options
+        options = tuple(word for word in options if word != b"NOVALUES")
+        given = {options[i].upper(): options[i + 1] for i in range(0, len(options), 2)}
+        value = self.data.get(session.db, {}).get(key)
+        if value is None:
+            return ["0", []]
+        if value.type != kind:
+            return _WRONGTYPE
+        after, names = 0, list(value.items)
+        if len(names) > _SMALL:
+            # Where an item is depends on the process's seed alone, so a table made anew does as well.
+            table = Table(self._seed)
+            for name in names:
+                table.add(name)
+            after, names = table.scan(int(cursor), int(given.get(b"COUNT", b"10")))
+        if (pattern := given.get(b"MATCH")) is not None:
+            matches = re.compile(fnmatch.translate(pattern.decode("latin-1"))).match
+            names = [name for name in names if matches(name.decode("latin-1"))]
+        return [
+            str(after),
+            [word for name in names for word in ((name, value.items[name]) if with_values else (name,))],
+        ]
+
+    def _do_hlen(self, session: Session, key: bytes) -> Any:
+        return self._size(session, "hash", key)
+
+    def _do_scard(self, session: Session, key: bytes) -> Any:
+        return self._size(session, "set", key)
+
+    def _do_zcard(self, session: Session, key: bytes) -> Any:
+        return self._size(session, "zset", key)
+
+    def _size(self, session: Session, kind: str, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        if value is None:
+            return 0
+        return len(value.items) if value.type == kind else _WRONGTYPE
 
     def _do_ping(self, session: Session) -> Any:
         return [b"pong", b""] if session.protocol == 2 and session.subscriptions else Simple("PONG")
