@@ -66,6 +66,8 @@ class Value:
     type: str = "string"
     # Of a hash, a set or a sorted set: its fields or members, and what belongs to each.
     items: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    # As TTL has it.
+    ttl: int = -1
 
 
 class DataServer:
@@ -87,6 +89,8 @@ class DataServer:
         # ... of a master its replicas, as ROLE lists them.
         self.replicas: list[tuple[str, int]] = []
         self.loading = False
+        # Whether keys are evicted by how often they are used, or else by when.
+        self.lfu = False
         # Writes are told to whom? (The world replicates.)
         self.on_write: Callable[[int, bytes, Value | None], None] = lambda db, key, value: None
         self.run_id = ""
@@ -393,6 +397,26 @@ class DataServer:
     def _do_get(self, session: Session, key: bytes) -> Any:
         value = self.data.get(session.db, {}).get(key)
         return None if value is None else value.data
+
+    def _do_type(self, session: Session, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        return Simple("none" if value is None else value.type)
+
+    def _do_ttl(self, session: Session, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        return -2 if value is None else value.ttl
+
+    def _do_memory(self, session: Session, subcommand: bytes, key: bytes) -> Any:
+        value = self._do_get(session, key)
+        return None if value is None else 50 + len(key) + len(value)
+
+    def _do_object(self, session: Session, subcommand: bytes, key: bytes) -> Any:
+        """How long ago it was used, and how often, is the same for all keys."""
+        if self._do_get(session, key) is None:
+            return None
+        if self.lfu is not (subcommand == b"FREQ"):
+            return Error(f"ERR An {'LFU' if self.lfu else 'LRU'} maxmemory policy is selected, this is not tracked.")
+        return 7
 
     def _do_mget(self, session: Session, *keys: bytes) -> Any:
         return [self._do_get(session, key) for key in keys]
