@@ -19,6 +19,7 @@ from ._core.errors import (
     ConfigError as ConfigError,
     LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
+    NoReplicaAvailable as NoReplicaAvailable,
     NoSentinelReachable as NoSentinelReachable,
     ProtocolError as ProtocolError,
     ResponseTimeout as ResponseTimeout,

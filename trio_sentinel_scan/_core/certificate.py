@@ -29,7 +29,7 @@ __all__ = [
     "lost_link",
 ]
 
-Basis: TypeAlias = Literal["sentinels", "role", "server"]
+Basis: TypeAlias = Literal["sentinels", "role", "server", "replica"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class ScanOptions:
     page_size: int | None = None
     # Which keys were handed out before; None: nobody asks.
     dedupe: SeenKeys | None = None
+    # Whether replicas are scanned, and the master if there is none.
+    read_from: Literal["master", "replica"] = "master"
+    falls_back: bool = False
     # What is scanned, and where to go on.
     scope: Scope = field(default=Scope(0, None, None), repr=False)
     resume: Checkpoint | None = field(default=None, repr=False)
@@ -63,6 +66,8 @@ def checked_scan_options(
     page_size: object = None,
     dedupe: object = False,
     resume: object = None,
+    read_from: object = "master",
+    fallback: object = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
     db: int = 0,
@@ -90,6 +95,7 @@ def checked_scan_options(
     if position and checkpoint is not None:
         raise ConfigError("cursor", "a scan that is resumed has its cursors from the checkpoint: cursor must be 0")
     _check_seen_keys(seen, checkpoint)
+    reads_replica = _checked_read_from(read_from, fallback, position, has_sentinels=has_sentinels)
     return ScanOptions(
         match=match,
         count=None if count is None else _whole_number(count, "count", at_least=1),
@@ -103,6 +109,8 @@ def checked_scan_options(
         duty=_checked_share(duty, "duty"),
         page_size=None if page_size is None else _whole_number(page_size, "page_size", at_least=1),
         dedupe=seen,
+        read_from="replica" if reads_replica else "master",
+        falls_back=fallback is not None,
         scope=scope,
         resume=checkpoint,
     )
@@ -122,6 +130,31 @@ def _checked_segments(value: object, cursor: int) -> int | None:
     if cursor and value > 1:
         raise ConfigError("segments", "a scan that begins at a cursor of its own is one chain: segments must be 1")
     return value
+
+
+def _checked_read_from(read_from: object, fallback: object, cursor: int, *, has_sentinels: bool) -> bool:
+    """Whether replicas are to be scanned."""
+    if read_from not in ("master", "replica"):
+        raise ConfigError("read_from", 'must be "master" or "replica"')
+    if fallback not in (None, "master"):
+        raise ConfigError("fallback", 'must be None or "master"')
+    if read_from == "master":
+        if fallback is not None:
+            raise ConfigError("fallback", 'is for scans with read_from="replica": there is nothing to fall back from')
+        return False
+    if not has_sentinels:
+        raise ConfigError(
+            "read_from",
+            'with "replica", Sentinels must tell which replicas there are, and a RedisClient has none: it scans the'
+            " server that it was given, which may be a replica",
+        )
+    if cursor:
+        raise ConfigError(
+            "cursor",
+            'must be 0 with read_from="replica": the scan picks the replica, and a cursor means something only to the'
+            " process that issued it; a checkpoint (resume) knows which one that is",
+        )
+    return True
 
 
 def _checked_dedupe(value: object) -> SeenKeys | None:

@@ -25,6 +25,7 @@ from .own_connection import PoolRunner
 from .pipeline import PipelineOwner
 from .pool import ConnectionPool
 from .pubsub import Subscriber, open_subscriber
+from .replica_source import ReplicaSource
 from .scan import ScanPages, open_scan
 from .shared import SharedConnection
 from .sources import SentinelService, SingleServer
@@ -131,6 +132,8 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         page_size: int | None = None,
         dedupe: bool | SeenKeys = False,
         resume: str | None = None,
+        read_from: Literal["master", "replica"] = "master",
+        fallback: Literal["master"] | None = None,
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -166,6 +169,13 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
           begins a new epoch at cursor 0, or raises with ``on_failover="raise"``. What was handed out after the
           checkpoint comes again.
 
+        - `read_from`: "replica" scans a replica, one for a whole pass, and leaves the master alone: one that the
+          Sentinels list as up and linked, that says itself that it is in sync, and that has come furthest. Its
+          connection may break: the pass goes on with the same process. A replica that stays away for seconds, is
+          promoted or removed is left for another one, in a new epoch.
+        - `fallback`: "master" scans the master when there is no replica to scan. None waits for one up to
+          `failover_timeout`, then raises `NoReplicaAvailable`.
+
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
         """
@@ -183,12 +193,17 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
             page_size=page_size,
             dedupe=dedupe,
             resume=resume,
+            read_from=read_from,
+            fallback=fallback,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
             db=self._settings.endpoint.db,
         )
         self._check_open()
-        return open_scan(options, self._source)
+        source = self._source
+        if options.read_from == "replica" and isinstance(source, SentinelService):
+            return open_scan(options, ReplicaSource(source))
+        return open_scan(options, source)
 
     def dedicated(self) -> AbstractAsyncContextManager[Lease]:
         """A connection of the caller's own, with redis-py's commands on it, for as long as the block lasts::
