@@ -16,7 +16,7 @@ from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan.testing import CommandFailed, LocalRedis, ServerNotRunning
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from trio_sentinel_scan.testing import ServerBinary
 
@@ -55,13 +55,18 @@ def other_than(stage: Stage, replica: LocalRedis) -> LocalRedis:
     return other
 
 
-async def until_synced(replica: LocalRedis) -> None:
-    """Wait until it has all that its master has."""
+async def until_info(server: LocalRedis, section: str, is_so: Callable[[dict[str, str]], bool]) -> None:
+    """Wait for a fact that INFO tells."""
     while True:
         with suppress(ServerNotRunning, CommandFailed):
-            if (await replica.info("replication")).get("master_link_status") == "up":
+            if is_so(await server.info(section)):
                 return
         await trio.sleep(0.01)
+
+
+async def until_synced(replica: LocalRedis) -> None:
+    """Wait until it has all that its master has."""
+    await until_info(replica, "replication", lambda info: info.get("master_link_status") == "up")
 
 
 async def never_promote(stage: Stage, node: LocalRedis) -> None:
@@ -165,8 +170,7 @@ async def test_a_failover_that_re_points_it(
             _, new = await stage.depose(kill=True)
             assert new is other_than(stage, replica)
             # Its connection is gone once it follows the new one.
-            while (await replica.info("replication"))["master_port"] != str(new.port):
-                await trio.sleep(0.01)
+            await until_info(replica, "replication", lambda info: info["master_port"] == str(new.port))
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, stage.keys, epoch=0)
         account.check_without_duplicates()
@@ -185,8 +189,7 @@ async def test_a_forced_full_resync(nursery: trio.Nursery, each_server_binary: S
             before = int((await stage.first.info("stats"))["sync_full"])
             await stage.first.execute("DEBUG", "CHANGE-REPL-ID")
             await stage.first.execute("CLIENT", "KILL", "TYPE", "replica")
-            while int((await stage.first.info("stats"))["sync_full"]) == before:
-                await trio.sleep(0.01)
+            await until_info(stage.first, "stats", lambda info: int(info["sync_full"]) > before)
             await until_synced(replica)
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, stage.keys, epoch=0)
@@ -272,7 +275,7 @@ async def test_all_replicas_unsynced(nursery: trio.Nursery) -> None:
         await keep_unsynced(stage, *stage.service.nodes[1:])
         async with stage.client(failover_timeout=2.0) as client:
             await until(lambda: len(client._monitor.state.replicas) == 2)
-            with pytest.raises(NoReplicaAvailable) as caught:  # noqa: PT012 (where it is raised is the scan's business)
+            with pytest.raises(NoReplicaAvailable) as caught:
                 async with client.open_scan(**OPTIONS) as pages:
                     await pages.receive()
             assert set(caught.value.replicas) == {f"127.0.0.1:{node.port}" for node in stage.service.nodes[1:]}

@@ -129,7 +129,7 @@ async def test_commands_are_redirected(nursery: trio.Nursery, each_server_binary
         if each_server_binary.product != "valkey":
             assert await client.get("answer") == b"of the old master"
             return
-        answers: list[bytes] = []
+        answers: list[object] = []
 
         async def ask() -> None:
             answers.append(await client.get("answer"))

@@ -343,7 +343,8 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 
         Raises `trio.EndOfChannel` when the scan is complete, and otherwise what made it end: `ScanInterrupted`,
         `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
-        `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
+        `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if
+        this end was closed.
         """
         if self._at_work is not None:
             self._scan.plan.done_with(self._at_work)
