@@ -45,6 +45,14 @@ def under_way(world: World, **options: Any) -> Driver:
     return driver
 
 
+def unsync(world: World) -> None:
+    """B is as before its first synchronisation: empty, and answering."""
+    process = world.nodes[B]
+    assert process is not None
+    process.link = "handshake"
+    process.table = type(process.table)(seed=b"b", bits=5)
+
+
 def servers(driver: Driver) -> list[Address]:
     """Where pages came from, in order, each once."""
     return list(dict.fromkeys(page.server.address for page in driver.pages))
@@ -85,8 +93,7 @@ def test_a_replica_is_scanned_and_the_master_is_not_touched() -> None:
 def test_one_that_is_not_in_sync_is_never_scanned() -> None:
     """The Sentinels say that it is; its own word counts, and another is tried."""
     world = World(KEYS)
-    world.nodes[B].link = "handshake"  # type: ignore[union-attr]  # it is there
-    world.nodes[B].table = type(world.master.table)(seed=b"b", bits=5)  # type: ignore[union-attr]  # the same
+    unsync(world)
     driver = reading(world)
     driver.run()
     is_complete(driver)
@@ -99,10 +106,7 @@ def test_without_the_guard_an_unsynced_replica_is_an_empty_keyspace(monkeypatch:
     """Complete, certified, and nothing was handed out."""
     monkeypatch.setattr(Role, "is_synced_replica", property(lambda _: True))
     world = World(KEYS)
-    process = world.nodes[B]
-    assert process is not None
-    process.link = "handshake"
-    process.table = type(process.table)(seed=b"b", bits=5)
+    unsync(world)
     driver = reading(world)
     driver.run()
     assert driver.complete

@@ -82,7 +82,7 @@ class ReplicaSearch:
     def next_target(self, state: TopologyState, failures: int) -> Target | None:
         """Where a new pass is to begin; None if there is nothing for now. `failures`: how many there were in a row."""
         listed = {replica.address for replica in state.replicas}
-        if self._resume_at in listed and failures < ATTEMPTS:
+        if self._resume_at is not None and self._resume_at in listed and failures < ATTEMPTS:
             return _replica_target(state, self._resume_at)
         self._resume_at = None
         address = choose(state, prefer=self._prefer, avoid=self._tried | self._given_up)
