@@ -25,6 +25,7 @@ from ._core.errors import (
     HashSeedMismatch as HashSeedMismatch,
     LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
+    NoReplicaAvailable as NoReplicaAvailable,
     NoSentinelReachable as NoSentinelReachable,
     ProtocolError as ProtocolError,
     ResponseTimeout as ResponseTimeout,

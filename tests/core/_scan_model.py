@@ -25,6 +25,7 @@ from trio_sentinel_scan._core.scan_replies import ScanReply
 from trio_sentinel_scan._core.scan_states import FINAL, State
 from trio_sentinel_scan._core.summary import ScanPage, ScanSummary
 from trio_sentinel_scan._core.topology import Votes
+from trio_sentinel_scan._core.topology_state import MasterState, ReplicaState, TopologyState
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 
 A, B, C = (Address(f"10.0.0.{number}", 6379) for number in (1, 2, 3))
@@ -177,6 +178,10 @@ class World:
         # What the client's view has got to.
         self.known = self.named
         self.sentinels_in_reach = SENTINELS
+        # Replicas that the Sentinels do not show, and what they say of others: fields of a `ReplicaState`.
+        self.removed: set[Address] = set()
+        self.shown_as: dict[Address, dict[str, Any]] = {}
+        self._service: TopologyState | None = None
         self._set_roles()
 
     # -- processes --
@@ -251,6 +256,22 @@ class World:
         same = self.named.address == target.address
         agree = same and (self.named.config_epoch or 0) <= (target.config_epoch or 0)
         return Votes(SENTINELS, self.sentinels_in_reach * agree, self.sentinels_in_reach * (not same))
+
+    def service(self) -> TopologyState:
+        """The service, as the client has heard of it; the same object as long as it is the same."""
+        master = self.known.address
+        replicas = tuple(
+            ReplicaState(
+                address, **{"run_id": "x", "link_status": "ok", "offset": 100, **self.shown_as.get(address, {})}
+            )
+            for address in (A, B, C)
+            if address != master and address not in self.removed
+        )
+        state = TopologyState(MasterState(master, self.known.config_epoch or 0), replicas, ())
+        if state != self._service:
+            self._service = state
+        assert self._service is not None
+        return self._service
 
     # -- clients --
 
@@ -360,7 +381,7 @@ class Driver:
             outcome = steps.Taken()
         if isinstance(step, steps.Locate):
             # Looked up and reported in one go: nothing comes between.
-            outcome = steps.Located(self.world.known)
+            outcome = steps.Located(self._look())
         assert outcome is not None, "the wait has no end"
         self.report(outcome)
 
@@ -413,7 +434,7 @@ class Driver:
     def _outcome_of(self, step: steps.Step) -> steps.Outcome | None:
         match step:
             case steps.Locate():
-                return steps.Located(self.world.known)
+                return steps.Located(self._look())
             case steps.Connect(_, _, target):
                 return self._connect(target)
             case steps.Rest():
@@ -423,6 +444,10 @@ class Driver:
             case _:
                 return self._on_link(step)
 
+    def _look(self) -> steps.Target | TopologyState:
+        """What the Sentinels say, as the client has it."""
+        return self.world.known if self.options.read_from == "master" else self.world.service()
+
     def _connect(self, target: steps.Target) -> steps.Outcome | None:
         process = self.world.nodes[target.address]
         if process is None:
@@ -431,7 +456,8 @@ class Driver:
             return None
         self.link = Link(process)
         role = self.world.role_of(process)
-        unfit = unfit_for_scanning(role, target.address, wants_master=self.options.basis != "server")
+        wants_master = self.options.basis != "server" and not target.is_replica
+        unfit = unfit_for_scanning(role, target.address, wants_master=wants_master, wants_replica=target.is_replica)
         told = process.told_seed if self.options.hash_seed_shared else None
         return steps.Connected(process.identity(), role, process.form, unfit, told)
 
@@ -454,11 +480,11 @@ class Driver:
                 if link.process.hangs:
                     return None
                 return steps.Answered([self._scan(link) for _ in range(min(self.batch, len(link.owed)))])
-            case steps.Certify(_, _, target):
+            case steps.Certify():
                 assert not link.owed, "what is still to come would be taken for the evidence"
                 if link.process.hangs:
                     return None
-                return self._evidence(link.process, target)
+                return self._evidence(link.process, step)
         raise AssertionError(step)
 
     def _scan(self, link: Link) -> ScanReply:
@@ -476,13 +502,13 @@ class Driver:
         link.process.starts = start_cursors(segments)
         return link.process.scan(cursor, count)
 
-    def _evidence(self, process: Process, target: steps.Target) -> Evidence | Undecided:
+    def _evidence(self, process: Process, step: steps.Certify) -> Evidence | Undecided:
         self.named_when_asked = self.world.named.address
         return Evidence(
             run_id=process.run_id if process.tells_run_id else None,
             role=self.world.role_of(process),
-            votes=self.world.votes(target) if self.options.basis == "sentinels" else None,
-            config_epoch=target.config_epoch,
+            votes=self.world.votes(step.target) if step.basis == "sentinels" else None,
+            config_epoch=step.target.config_epoch,
         )
 
     def _drop_what_is_of_no_use(self) -> None:
@@ -498,7 +524,7 @@ class Driver:
 
     def heed(self) -> bool:
         """What the client knows reaches the plan."""
-        changed = self.plan.master_changed(self.world.known, self.now)
+        changed = self.plan.heard(self._look(), self.now)
         if changed and self.pending is not None:
             (step, outcome), self.pending = self.pending, None
             if outcome is not None:

@@ -77,8 +77,8 @@ class CollectionDriver(Driver):
             return reply[0], [(key, b"v%d" % self.plan.epoch) for key in reply[1]]
         return reply
 
-    def _evidence(self, process: Process, target: steps.Target) -> Evidence | Undecided:
-        evidence = super()._evidence(process, target)
+    def _evidence(self, process: Process, step: steps.Certify) -> Evidence | Undecided:
+        evidence = super()._evidence(process, step)
         assert isinstance(evidence, Evidence)
         return Evidence(
             run_id=evidence.run_id,

@@ -175,10 +175,9 @@ def test_info_of_another_node_is_no_reason_against_the_certificate() -> None:
     """A proxy that was not declared: once its cursors have shown that they are none of Redis's, it is not asked who."""
     world = World(KEYS, honest=False)
     driver = Driver(world, has_sentinels=False)
-    driver.go_to(steps.Certify)
-    assert driver.pending is not None
+    step = driver.go_to(steps.Certify)
     world.master.run_id = "f" * 40
-    driver.pending = (driver.pending[0], driver._evidence(world.master, world.named))
+    driver.pending = (step, driver._evidence(world.master, step))
     summary = driver.run()
     assert driver.complete
     assert summary.epoch == 1

@@ -266,9 +266,9 @@ def test_a_single_server_that_changes_its_role_is_left() -> None:
 def test_a_certificate_that_is_refuted_moves_on_too() -> None:
     """Demoted with nothing left to scan: the pass is vouched for, and the next master confirms it."""
     driver = scan(one_seed())
-    driver.go_to(steps.Certify)
+    step = driver.go_to(steps.Certify)
     driver.world.master.role = "slave"
-    driver.pending = (driver.log[-1], driver._evidence(driver.world.master, driver.world.named))
+    driver.pending = (step, driver._evidence(driver.world.master, step))
     driver.finish()
     assert (driver.plan.epoch, driver.plan.state) == (0, State.LOCATING)
     driver.world.fail_over(B)

@@ -91,6 +91,31 @@ def test_a_certificate_rests_on_the_sentinels_where_there_are_some(
     assert options(certify=certify, has_sentinels=has_sentinels).basis == basis
 
 
+def test_replicas_are_scanned_where_sentinels_know_them() -> None:
+    """And the master only if the caller says so."""
+    assert (options().read_from, options().falls_back) == ("master", False)
+    found = options(read_from="replica")
+    assert (found.read_from, found.falls_back) == ("replica", False)
+    assert options(read_from="replica", fallback="master").falls_back
+    assert options(read_from="master", fallback=None).read_from == "master"
+
+
+@pytest.mark.parametrize(
+    "argument, given, reason",
+    [
+        ("fallback", {"fallback": "master"}, "nothing to fall back from"),
+        ("read_from", {"read_from": "replica", "has_sentinels": False}, "a RedisClient has none"),
+        ("cursor", {"read_from": "replica", "cursor": 7}, "the scan picks the replica"),
+    ],
+)
+def test_what_makes_no_sense_with_replicas_is_refused_with_the_reason(
+    argument: str, given: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=reason) as caught:
+        options(**given)
+    assert caught.value.argument == argument
+
+
 @pytest.mark.parametrize("type_", ["string", "list", "set", "zset", "hash", "stream", "vectorset", "Hash", "ReJSON-RL"])
 def test_types_are_the_servers_own_and_those_of_modules(type_: str) -> None:
     """A module's type has nine characters, always."""
@@ -107,7 +132,9 @@ def test_types_are_the_servers_own_and_those_of_modules(type_: str) -> None:
         ("on_failover", ["", "ignore", None, True, ["restart"]]),
         ("max_restarts", [-1, None, 1.0, "3", False, 2**31]),
         ("prefetch", [-1, None, 1.0, "3", True]),
-        ("certify", ["", "server", None, ["role"]]),
+        ("certify", ["", "server", "replica", None, ["role"]]),
+        ("read_from", ["", "slave", "any", None, True, ["replica"]]),
+        ("fallback", ["", "replica", True, 0, ["master"]]),
         ("segments", [0, -1, "all", None, 1.0, True, b"auto", MAX_SEGMENTS + 1]),
         ("duty", [0, -0.5, 1.01, "1", None, True, math.nan, math.inf]),
         ("page_size", [0, -1, 1.0, "10", True, 2**31]),

@@ -1023,9 +1023,7 @@ def test_patience_ends_at_the_failover_timeout() -> None:
     assert driver.now == pytest.approx(105.0)
 
 
-@pytest.mark.parametrize(
-    "reply", ["MASTERDOWN Link", "READONLY no", "REDIRECT 10.0.0.2:6379", "ERR max number of clients"]
-)
+@pytest.mark.parametrize("reply", ["MASTERDOWN Link", "READONLY no", "ERR max number of clients"])
 def test_a_server_that_is_not_the_one_to_ask_is_left_and_looked_up_again(reply: str) -> None:
     """Over a new connection; the same process goes on with its cursor."""
     driver = Driver(World(KEYS))
@@ -1034,6 +1032,21 @@ def test_a_server_that_is_not_the_one_to_ask_is_left_and_looked_up_again(reply: 
     summary = driver.run()
     is_complete(driver)
     assert (summary.epoch, summary.reconnects) == (0, 1)
+
+
+def test_a_redirect_is_as_good_as_a_role() -> None:
+    """The server has left its role, so its pass is void; the Sentinels are asked, and the address is not looked at."""
+    driver = Driver(World(KEYS))
+    driver.go_to(steps.HandOver)
+    driver.world.master.errors.append("REDIRECT 10.0.0.99:6379")
+    while driver.plan.epoch == 0:
+        driver.take_all()
+        driver.step()
+    assert driver.plan.suspects_failover
+    driver.run()
+    is_complete(driver)
+    assert reasons(driver) == ["the server is no master any more: it answers REDIRECT"]
+    assert driver.pages[-1].server.address == A
 
 
 def test_a_server_that_does_not_know_its_cursor_is_asked_from_the_start() -> None:

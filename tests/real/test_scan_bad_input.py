@@ -42,6 +42,10 @@ SCANS: list[tuple[str, dict[str, Any]]] = [
     ("prefetch", {"prefetch": 1.5}),
     ("certify", {"certify": "nobody"}),
     ("certify", {"certify": None}),
+    ("read_from", {"read_from": "slave"}),
+    ("read_from", {"read_from": "replica"}),
+    ("fallback", {"fallback": "replica"}),
+    ("fallback", {"fallback": "master"}),
 ]
 
 

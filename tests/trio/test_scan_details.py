@@ -24,7 +24,7 @@ def details_in(swept: Any) -> dict[Any, KeyDetails]:
 
 def fetched(service: Service) -> None:
     """Some keys of several kinds."""
-    service.master.program.put(0, b"hash", Value(b"", "hash", 90))
+    service.master.program.put(0, b"hash", Value(b"", "hash", ttl=90))
     service.master.program.put(0, b"gr\xc3\xb6\xc3\x9fe", Value(b"12345"))
 
 

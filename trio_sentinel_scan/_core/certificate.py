@@ -31,7 +31,7 @@ __all__ = [
     "lost_link",
 ]
 
-Basis: TypeAlias = Literal["sentinels", "role", "server", "proxy"]
+Basis: TypeAlias = Literal["sentinels", "role", "server", "replica", "proxy"]
 
 
 @dataclass(frozen=True, slots=True)

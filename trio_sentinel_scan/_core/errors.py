@@ -31,6 +31,7 @@ __all__ = [
     "HashSeedMismatch",
     "LeaseLost",
     "MasterNotFound",
+    "NoReplicaAvailable",
     "NoSentinelReachable",
     "ProtocolError",
     "ResponseTimeout",
@@ -110,6 +111,17 @@ class ServerConnectionError(SentinelScanError, redis_errors.ConnectionError):
 
 class ServerUnavailable(ServerConnectionError):
     """No usable server was found within `failover_timeout`; the message says what was tried and what came of it."""
+
+
+class NoReplicaAvailable(ServerUnavailable):
+    """A scan with ``read_from="replica"`` has found no replica to scan within `failover_timeout`.
+
+    `replicas` maps each replica's address to why it would not do. ``fallback="master"`` would scan the master then.
+    """
+
+    def __init__(self, message: str, replicas: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.replicas: dict[str, str] = dict(replicas or {})
 
 
 class ResponseTimeout(SentinelScanError, redis_errors.TimeoutError):

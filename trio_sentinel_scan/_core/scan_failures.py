@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import HashSeedMismatch, ScanNotCertified, ScanRestartsExhausted, ScanStuck, ServerUnavailable
+from .errors import (
+    HashSeedMismatch,
+    NoReplicaAvailable,
+    ScanNotCertified,
+    ScanRestartsExhausted,
+    ScanStuck,
+    ServerUnavailable,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .certificate import Basis
     from .identity import Address, ServerIdentity
     from .scan_patience import Patience
@@ -16,6 +25,7 @@ __all__ = [
     "no_more_connections",
     "no_more_moves",
     "no_more_restarts",
+    "no_replica",
     "no_server",
     "not_certified",
     "seeds_differ",
@@ -83,6 +93,16 @@ def not_certified(
 def no_server(patience: Patience) -> ServerUnavailable:
     """None to scan on, for as long as was allowed."""
     return ServerUnavailable(f"no server to scan on for {_seconds(patience)}; the last problem: {patience.problem}")
+
+
+def no_replica(patience: Patience, replicas: Mapping[str, str]) -> NoReplicaAvailable:
+    """None that is up, linked to its master and in sync, for as long as was allowed."""
+    lines = "".join(f"\n  {address}: {problem.removeprefix(f'{address} ')}" for address, problem in replicas.items())
+    said = lines or " the Sentinels list none"
+    return NoReplicaAvailable(
+        f'no replica to scan on for {_seconds(patience)}; fallback="master" would scan the master then:{said}',
+        dict(replicas),
+    )
 
 
 def _seconds(patience: Patience) -> str:

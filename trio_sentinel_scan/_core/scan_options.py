@@ -47,6 +47,9 @@ class ScanOptions:
     page_size: int | None = None
     # Which keys were handed out before; None: nobody asks.
     dedupe: SeenKeys | None = None
+    # Whether replicas are scanned, and the master if there is none.
+    read_from: Literal["master", "replica"] = "master"
+    falls_back: bool = False
     # What is scanned, and where to go on.
     scope: Scope = field(default=Scope(0, None, None), repr=False)
     resume: Checkpoint | None = field(default=None, repr=False)
@@ -84,6 +87,8 @@ def checked_scan_options(
     hash_seed_shared: object = False,
     with_: object = (),
     collection: Collection | None = None,
+    read_from: object = "master",
+    fallback: object = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
     encoding_errors: str = "strict",
@@ -123,6 +128,7 @@ def checked_scan_options(
     wanted = checked_details(with_, encoding=encoding, encoding_errors=encoding_errors, decodes=decodes)
     if wanted is not None:
         size = min(size or MOST_KEYS, MOST_KEYS)
+    reads_replica = _checked_read_from(read_from, fallback, position, has_sentinels=has_sentinels)
     return ScanOptions(
         match=match,
         count=None if count is None else _whole_number(count, "count", at_least=1),
@@ -136,10 +142,12 @@ def checked_scan_options(
         duty=_checked_share(duty, "duty"),
         page_size=size,
         dedupe=seen,
+        read_from="replica" if reads_replica else "master",
+        falls_back=fallback is not None,
         scope=scope,
         resume=checkpoint,
         extra_args=words,
-        hash_seed_shared=_checked_hash_seed_shared(hash_seed_shared, is_proxy=bool(words)),
+        hash_seed_shared=_checked_hash_seed_shared(hash_seed_shared, is_proxy=bool(words), reads_replica=reads_replica),
         with_=wanted,
         collection=collection,
     )
@@ -167,7 +175,7 @@ def _checked_segments(value: object, cursor: int, *, is_proxy: bool) -> int | No
     return value
 
 
-def _checked_hash_seed_shared(value: object, *, is_proxy: bool) -> bool:
+def _checked_hash_seed_shared(value: object, *, is_proxy: bool, reads_replica: bool) -> bool:
     if not isinstance(value, bool):
         raise ConfigError("hash_seed_shared", "must be True or False")
     if value and is_proxy:
@@ -175,7 +183,38 @@ def _checked_hash_seed_shared(value: object, *, is_proxy: bool) -> bool:
             "hash_seed_shared",
             "cannot go with extra_args: the cursors of a proxy are of its own making, whatever its nodes' hash seed",
         )
+    if value and reads_replica:
+        raise ConfigError(
+            "hash_seed_shared",
+            'cannot go with read_from="replica": what vouches for a pass that moves is a master\'s list of replicas,'
+            " and a replica that is left has none",
+        )
     return value
+
+
+def _checked_read_from(read_from: object, fallback: object, cursor: int, *, has_sentinels: bool) -> bool:
+    """Whether replicas are to be scanned."""
+    if read_from not in ("master", "replica"):
+        raise ConfigError("read_from", 'must be "master" or "replica"')
+    if fallback not in (None, "master"):
+        raise ConfigError("fallback", 'must be None or "master"')
+    if read_from == "master":
+        if fallback is not None:
+            raise ConfigError("fallback", 'is for scans with read_from="replica": there is nothing to fall back from')
+        return False
+    if not has_sentinels:
+        raise ConfigError(
+            "read_from",
+            'with "replica", Sentinels must tell which replicas there are, and a RedisClient has none: it scans the'
+            " server that it was given, which may be a replica",
+        )
+    if cursor:
+        raise ConfigError(
+            "cursor",
+            'must be 0 with read_from="replica": the scan picks the replica, and a cursor means something only to the'
+            " process that issued it; a checkpoint (resume) knows which one that is",
+        )
+    return True
 
 
 def _checked_dedupe(value: object) -> SeenKeys | None:

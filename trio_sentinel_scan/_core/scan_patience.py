@@ -45,6 +45,11 @@ class Patience:
         since = self._undecided_since if self._undecided_since is not None else self._away_since
         return math.inf if since is None else since + self.failover_timeout
 
+    @property
+    def failures(self) -> int:
+        """How many attempts in a row have failed, since the last whole reply or the beginning of a search."""
+        return self._failures
+
     def is_overdue(self, now: float) -> bool:
         """Whether it is time to give up."""
         return now >= self.deadline

@@ -1,8 +1,8 @@
 """What a scan does next: the one place that decides about cursors, epochs, budgets and the end.
 
 The driver asks `next_step`, does just that, and reports what came of it to `report`; the consumer's side asks
-`take` for each page that comes out of the channel; whoever hears of another master calls `master_changed`. All three
-are synchronous, so no await ever lies between a decision and the state that it leaves behind.
+`take` for each page that comes out of the channel; whoever hears from the Sentinels calls `heard`. All three are
+synchronous, so no await ever lies between a decision and the state that it leaves behind.
 
 The one rule: **a cursor is only ever sent to the process that issued it.** (Or, where the caller says that all nodes
 have one hash seed, to one that has its keys in the same order.) And its twin: the end of the iteration means complete,
@@ -12,6 +12,7 @@ and nothing else does.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
 from redis import exceptions as redis_errors
@@ -32,11 +33,13 @@ from .hash_seed import SharedSeed
 from .identity import Role, ServerIdentity
 from .other_products import as_believed
 from .progress import Progress
+from .replicas import ReplicaSearch, why_void
 from .scan_account import Account
 from .scan_failures import (
     no_more_connections,
     no_more_moves,
     no_more_restarts,
+    no_replica,
     no_server,
     not_certified,
     seeds_differ,
@@ -53,9 +56,11 @@ from .verdicts import Verdict, error_code, verdict_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from .certificate import Basis
     from .checkpoint import Checkpoint
     from .scan_options import ScanOptions
     from .seen_keys import SeenKeys
+    from .topology_state import TopologyState
 
 __all__ = ["ScanPlan"]
 
@@ -84,6 +89,13 @@ class ScanPlan:
         self._generation = 0
         # Where the scan is bound for, and under which version of the Sentinels' view. None until first located.
         self._target: steps.Target | None = None
+        # Which replica to go to; None where the master is scanned, and nothing but the master.
+        self._search: ReplicaSearch | None = None
+        if options.read_from == "replica":
+            held = self._resume.server if self._resume is not None else None
+            self._search = ReplicaSearch(
+                falls_back=options.falls_back, resume_at=held.address if held is not None else None
+            )
         # Whether the driver holds an open connection that this scan may still use.
         self.connected: bool = False
 
@@ -149,7 +161,7 @@ class ScanPlan:
                 return steps.AwaitTaken(generation)
             case State.CERTIFYING:
                 assert self._target is not None
-                return steps.Certify(generation, self.options.basis, self._target, self._bound.role)
+                return steps.Certify(generation, self._basis, self._target, self._bound.role)
             case _:
                 return steps.Rest(generation, min(self._patience.rest, max(0.0, until - now)))
 
@@ -169,8 +181,8 @@ class ScanPlan:
         if step.generation != self._generation or self.state in FINAL:
             return
         match outcome:
-            case steps.Located(target):
-                self._located(target, now)
+            case steps.Located(view):
+                self._located(view, now)
             case steps.Connected():
                 self._bind(outcome, now)
             case steps.Asked():
@@ -183,12 +195,24 @@ class ScanPlan:
                 self._rested()
             case steps.Taken():
                 self._taken_all()
+            case Evidence(role=role) if self._is_on_replica and lost_link(role):
+                # As in mid-pass: the same process goes on to have what it had.
+                self._lost(lost_link(role), None, now)
             case Evidence():
                 self._judged(self._judge(outcome), now)
             case Undecided():
                 self._judged(outcome, now)
             case _:
                 assert_never(outcome)
+
+    def heard(self, view: steps.Target | TopologyState, now: float) -> bool:
+        """What the Sentinels say now: the master, or for a scan of replicas the service.
+
+        True if what is under way must be aborted at once. Asked for each page, so it is quick where nothing is new.
+        """
+        if isinstance(view, steps.Target):
+            return self.master_changed(view, now)
+        return self._service_changed(view, now)
 
     def master_changed(self, target: steps.Target, now: float) -> bool:
         """The Sentinels name `target`. True if what is under way must be aborted at once, and is void as a rule.
@@ -302,16 +326,85 @@ class ScanPlan:
         return self.all_taken
 
     def _judge(self, evidence: Evidence) -> Judgement:
-        return judge(self.options.basis, self._bound.server, self._bound.role, evidence)
+        return judge(self._basis, self._bound.server, self._bound.role, evidence)
+
+    def _why_void(self, state: TopologyState, target: steps.Target) -> str:
+        return why_void(state, target)
 
     # ---- what it means ------------------------------------------------------------------------------------------
 
-    def _located(self, target: steps.Target, now: float) -> None:
+    def _located(self, target: steps.Target | TopologyState, now: float) -> None:
+        if not isinstance(target, steps.Target):
+            self._located_service(target, now)
+            return
         if self._target is not None and target.version > self._target.version:
             self.master_changed(target, now)
         if self.state is State.LOCATING:
             self._target = target
             self._move(Event.LOCATED)
+
+    # ---- replicas -----------------------------------------------------------------------------------------------
+
+    def _service_changed(self, state: TopologyState, now: float) -> bool:
+        search, target = self._search, self._target
+        assert search is not None
+        if state is search.state:
+            return False
+        search.state = state
+        if self.state in FINAL or target is None:
+            return False
+        reason = self._why_void(state, target)
+        if not reason:
+            if target.is_replica:
+                self._target = replace(target, config_epoch=state.master.config_epoch)
+            return False
+        if self._sweep is not None:
+            self._void(reason, now)
+        else:
+            # No pass has begun there, so none is void.
+            self._generation += 1
+            self.connected = False
+            self._target = None
+            self._move(Event.VOIDED)
+        return True
+
+    def _located_service(self, state: TopologyState, now: float) -> None:
+        search = self._search
+        assert search is not None
+        self._service_changed(state, now)
+        if self._sweep is not None and self._target is not None:
+            failures, address = self._patience.failures, self._target.address
+            if self._target.is_replica and search.is_to_be_left(state, address, failures):
+                search.failed(address, self._patience.problem, give_up=True)
+                self._void(f"the replica {address} is of no use for now: {self._patience.problem}", now)
+            # Else to the same one: its cursors are good as long as its process lives.
+        if self.state is not State.LOCATING:
+            return
+        if self._sweep is None:
+            self._target = search.next_target(state, self._patience.failures)
+        if self._target is not None:
+            self._move(Event.LOCATED)
+        else:
+            self._lost("there is no replica to scan", None, now)
+
+    @property
+    def _is_on_replica(self) -> bool:
+        return self._target is not None and self._target.is_replica
+
+    @property
+    def _basis(self) -> Basis:
+        return "replica" if self._is_on_replica else self.options.basis
+
+    def _note_failure(self, problem: str, *, give_up: bool = False) -> None:
+        if self._search is not None and self._target is not None and self._target.is_replica:
+            self._search.failed(self._target.address, problem, give_up=give_up)
+
+    def _note_binding(self, *, anew: bool) -> None:
+        if self._search is not None and self._target is not None and self._target.is_replica:
+            if anew:
+                self._search.bound(self._target.address)
+            else:
+                self._search.answered(self._target.address)
 
     def _bind(self, found: steps.Connected, now: float) -> None:
         found = as_believed(found, self.options.basis, format_distrusted=self._format_distrusted)
@@ -345,6 +438,7 @@ class ScanPlan:
             self._fail(no_more_connections(self._patience, found.server.address, most, self.summary(now)), now)
             return
         self.connected = True
+        self._note_binding(anew=False)
         self._patience.reconnected()
         self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
 
@@ -393,6 +487,8 @@ class ScanPlan:
     def _unfit(self, role: Role, now: float) -> None:
         reason = self._bound.changed_role(role)
         if reason:
+            self._note_failure(reason)
+            self.suspects_failover = True
             self._leave(reason, now)
         else:
             # The same process goes on to have what it had; when it is linked again, its cursors are good.
@@ -408,8 +504,17 @@ class ScanPlan:
 
     def _refused(self, error: redis_errors.RedisError, now: float, *, had_cursor: bool) -> None:
         match verdict_of(error):
-            case Verdict.RECONNECT | Verdict.LOOK_AGAIN:
-                self._lost(f"{self._server} answers {error_code(error)}", None, now)
+            case Verdict.LOOK_AGAIN if not self._is_on_replica:
+                self.suspects_failover = True
+                if error_code(error) == "REDIRECT":
+                    # It has left its role, as ROLE would tell. Where the master is, the Sentinels say.
+                    self._void("the server is no master any more: it answers REDIRECT", now)
+                else:
+                    self._lost(f"{self._server} answers {error_code(error)}", None, now)
+            case Verdict.RECONNECT | Verdict.LOOK_AGAIN as verdict:
+                problem = f"{self._server} answers {error_code(error)}"
+                # One without its master (MASTERDOWN) says itself that another is to be asked, if there is any.
+                self._lost(problem, None, now, give_up=verdict is Verdict.LOOK_AGAIN)
             case Verdict.RESTART if had_cursor:
                 # A cursor that a segment began with is not of the server's making: next time, only its own are used.
                 self._format_distrusted = self._format_distrusted or self._bound.segments > 1
@@ -427,8 +532,9 @@ class ScanPlan:
                 self._sweep.told_to_wait = False
             self._move(Event.RESTED)
 
-    def _lost(self, problem: str, final: Exception | None, now: float) -> None:
+    def _lost(self, problem: str, final: Exception | None, now: float, *, give_up: bool = False) -> None:
         self.connected = False
+        self._note_failure(problem, give_up=give_up)
         if self._sweep is not None:
             self._sweep.connection_lost()
         self._patience.failed(problem, now)
@@ -533,6 +639,8 @@ class ScanPlan:
             self._move(Event.VOIDED_HERE)
         else:
             self.connected = False
+            if self._search is not None:
+                self._target = None
             self._patience.begin_anew(reason, now)
             self._move(Event.VOIDED)
 
@@ -546,6 +654,7 @@ class ScanPlan:
     def _begin_pass(self, found: steps.Connected, *, cursor: int, cursors: Sequence[int | None] = ()) -> None:
         self._mark = self._bind_sweep(found, cursor=cursor, cursors=cursors)
         self._progress.begin(self._mark)
+        self._note_binding(anew=True)
         self._patience.bound()
         self._account.bound(found.server)
 
@@ -597,10 +706,11 @@ class ScanPlan:
             if found.server.run_id is None:
                 return "the server does not tell whether it is the process that the checkpoint was made at"
             return "the checkpoint is of another process than the one that answers now"
-        if changed := changed_role(self.options.basis, Role(resume.role), found.role):
+        if changed := changed_role(self._basis, Role(resume.role), found.role):
             return f"since the checkpoint, {changed}"
         assert self._target is not None
-        if resume.config_epoch != self._target.config_epoch:
+        # A process that is a replica now has the data set that it had, whoever is its master.
+        if not self._target.is_replica and resume.config_epoch != self._target.config_epoch:
             return (
                 f"the checkpoint is of config epoch {resume.config_epoch}, and now it is {self._target.config_epoch}:"
                 " the master has been another one in between"
@@ -638,7 +748,9 @@ class ScanPlan:
 
     def _give_up_waiting(self, now: float) -> None:
         if self._patience.is_undecided:
-            self._fail(not_certified(self._patience, self._server, self.options.basis, self.summary(now)), now)
+            self._fail(not_certified(self._patience, self._server, self._basis, self.summary(now)), now)
+        elif self._search is not None and (self._target is None or self._target.is_replica):
+            self._fail(no_replica(self._patience, self._search.describe()), now)
         else:
             self._fail(no_server(self._patience), now)
 

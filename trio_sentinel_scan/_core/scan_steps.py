@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .identity import Address, Role, ServerIdentity
     from .scan_replies import ScanReply
     from .summary import ScanPage
+    from .topology_state import TopologyState
 
 __all__ = [
     "Answered",
@@ -51,8 +52,11 @@ class Target:
 
     address: Address
     config_epoch: int | None = None
-    # Grows with each change of the view, so that of two targets the newer is known.
+    # Grows with each change of the view, so that of two targets the newer is known. (A scan of replicas compares the
+    # views themselves.)
     version: int = 0
+    # Whether it is to be a replica, in sync with its master.
+    is_replica: bool = False
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------
@@ -141,9 +145,9 @@ Step: TypeAlias = Locate | Connect | Ask | Receive | HandOver | Rest | AwaitTake
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A server is named."""
+    """A server is named; or, for a scan of replicas, this is the service to choose one from."""
 
-    target: Target
+    target: Target | TopologyState
 
 
 @dataclass(frozen=True, slots=True)

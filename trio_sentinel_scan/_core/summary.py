@@ -115,7 +115,8 @@ class Certificate:
     """What entitles a pass to be called complete. It was drawn up after the pass's last page had been taken."""
 
     # "sentinels": the server's own word and a majority of the Sentinels; "role": the server's own word, by the
-    # caller's choice; "server": there are no Sentinels to ask; "proxy": nobody to ask at all (`extra_args`).
+    # caller's choice; "server": there are no Sentinels to ask; "replica": it is a replica, in sync with its master;
+    # "proxy": nobody to ask at all (`extra_args`).
     basis: str
     server: ServerIdentity
     # What the server said it was: "master" or "slave"; "" where it would not say.
@@ -138,6 +139,8 @@ class Certificate:
             )
         if self.basis == "role":
             return f'{said}; no Sentinel was asked (certify="role")'
+        if self.basis == "replica":
+            return f"{said}, and its link to its master is connected (config epoch {self.config_epoch})"
         return f"{said}; there are no Sentinels to ask"
 
 

@@ -26,6 +26,7 @@ from .own_connection import PoolRunner
 from .pipeline import PipelineOwner
 from .pool import ConnectionPool
 from .pubsub import Subscriber, open_subscriber
+from .replica_source import ReplicaSource
 from .scan import ScanPages, open_scan
 from .shared import SharedConnection
 from .sources import SentinelService, SingleServer
@@ -135,6 +136,8 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
         extra_args: Sequence[str | bytes] = (),
         hash_seed_shared: bool = False,
         with_: Iterable[Literal["type", "ttl", "memory", "idle", "freq"]] = (),
+        read_from: Literal["master", "replica"] = "master",
+        fallback: Literal["master"] | None = None,
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -179,6 +182,13 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
           `page.details` has a `KeyDetails` for each key then, as the same server process told them a moment after SCAN
           had brought the key; pages have up to 1000 keys. It does not make the keys look as if they had been used.
 
+        - `read_from`: "replica" scans a replica, one for a whole pass, and leaves the master alone: one that the
+          Sentinels list as up and linked, that says itself that it is in sync, and that has come furthest. Its
+          connection may break: the pass goes on with the same process. A replica that stays away for seconds, is
+          promoted or removed is left for another one, in a new epoch.
+        - `fallback`: "master" scans the master when there is no replica to scan. None waits for one up to
+          `failover_timeout`, then raises `NoReplicaAvailable`.
+
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
         """
@@ -199,6 +209,8 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
             extra_args=extra_args,
             hash_seed_shared=hash_seed_shared,
             with_=with_,
+            read_from=read_from,
+            fallback=fallback,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
             encoding_errors=self._settings.encoding_errors,
@@ -206,7 +218,10 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
             db=self._settings.endpoint.db,
         )
         self._check_open()
-        return open_scan(options, self._source)
+        source = self._source
+        if options.read_from == "replica" and isinstance(source, SentinelService):
+            return open_scan(options, ReplicaSource(source))
+        return open_scan(options, source)
 
     def dedicated(self) -> AbstractAsyncContextManager[Lease]:
         """A connection of the caller's own, with redis-py's commands on it, for as long as the block lasts::

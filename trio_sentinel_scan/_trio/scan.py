@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .._core.scan_options import ScanOptions
     from .._core.scan_replies import ScanReply
     from .._core.topology import Votes
+    from .._core.topology_state import TopologyState
     from .._core.wire import Reply
     from .connection import Connection
     from .telemetry import Telemetry
@@ -58,7 +59,7 @@ class ScanSource(Protocol):
     # Whether only a master will do.
     wants_master: bool
     failover_timeout: float
-    # Callbacks for whenever `target` has moved.
+    # Callbacks for whenever `view` has moved.
     on_change: set[Callable[[], None]]
     # Callbacks for when the client closes.
     on_stop: set[Callable[[], None]]
@@ -66,8 +67,12 @@ class ScanSource(Protocol):
     telemetry: Telemetry | None
 
     @property
-    def target(self) -> steps.Target:
-        """The server to scan, as the Sentinels (or the caller) have it now."""
+    def view(self) -> steps.Target | TopologyState:
+        """The server to scan, as the Sentinels (or the caller) have it now; or the service to choose one from."""
+        ...
+
+    def locate(self) -> steps.Target | TopologyState:
+        """The same, as new as can be."""
         ...
 
     async def connect(self, target: steps.Target) -> Connection:
@@ -132,9 +137,9 @@ class Scan:
         return taken
 
     def notice_change(self) -> None:
-        """If the Sentinels name another master now: void what is under way, and abort the wait on the old one."""
-        if self.plan.master_changed(self._source.target, trio.current_time()) and self._abort is not None:
-            self._abort.cancel(reason=f"MASTER_CHANGE: the master is {self._source.target.address}")
+        """If the Sentinels tell now that what is under way is void: abort the wait on the server that it was on."""
+        if self.plan.heard(self._source.view, trio.current_time()) and self._abort is not None:
+            self._abort.cancel(reason="the Sentinels name another server")
         self._tell_restarts()
 
     def end(self) -> None:
@@ -259,7 +264,7 @@ class Scan:
         match step:
             case steps.Locate():
                 await trio.lowlevel.checkpoint()
-                return steps.Located(self._source.target)
+                return steps.Located(self._source.locate())
             case steps.Connect():
                 return await self._connect(step)
             case steps.Ask(_, data, replies):
@@ -305,7 +310,12 @@ class Scan:
             connection = self._connection = await self._source.connect(step.target)
             greeting = connection.greeting
             assert greeting is not None
-            unfit = unfit_for_scanning(greeting.role, step.target.address, wants_master=self._source.wants_master)
+            unfit = unfit_for_scanning(
+                greeting.role,
+                step.target.address,
+                wants_master=self._source.wants_master and not step.target.is_replica,
+                wants_replica=step.target.is_replica,
+            )
             seed = None
             if self.plan.options.hash_seed_shared:
                 (reply,) = await connection.request(HASH_SEED_REQUEST, decode=False)
@@ -367,7 +377,8 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 
         Raises `trio.EndOfChannel` when the scan is complete, and otherwise what made it end: `ScanInterrupted`,
         `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
-        `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
+        `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if
+        this end was closed.
         """
         if self._at_work is not None:
             self._scan.plan.done_with(self._at_work)

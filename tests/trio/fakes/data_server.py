@@ -22,6 +22,7 @@ _WRONGTYPE: Final = Error("WRONGTYPE Operation against a key holding the wrong k
 # Answered while the data set is being loaded.
 _WHILE_LOADING: Final = frozenset({"AUTH", "CLIENT", "HELLO", "INFO", "ROLE", "SELECT"})
 _WRITES: Final = frozenset({"BLPOP", "DEL", "FLUSHALL", "INCRBY", "SET"})
+_READS: Final = frozenset({"DBSIZE", "GET", "MGET", "SCAN"})
 _NEVER_QUEUED: Final = frozenset({"DISCARD", "EXEC", "MULTI", "WATCH"})
 _NOT_LOGGED_IN: Final = Error("NOAUTH Authentication required.")
 _WRONG: Final = Error("WRONGPASS invalid username-password pair or user is disabled.")
@@ -37,6 +38,8 @@ class Session:
     user: str | None = None
     name: str = ""
     library: str = ""
+    # CLIENT CAPA redirect.
+    redirects: bool = False
     channels: set[str] = field(default_factory=set)
     # Between MULTI and EXEC: what is to be run. And whether something of it was refused.
     queue: list[list[bytes]] | None = None
@@ -82,6 +85,7 @@ class DataServer:
         # Fields of INFO server beside the usual ones, such as another product's.
         self.more_info: dict[str, str] = {}
         self.knows_hello = True
+        self.knows_capa = False
         self.databases = 16
         # None of a master; of a replica where its master is, the state of its link, and ...
         self.master: tuple[str, int] | None = None
@@ -176,6 +180,8 @@ class DataServer:
             return Error(f"NOPERM User {session.user} has no permissions to run the '{name.lower()}' command")
         if self.loading and name not in _WHILE_LOADING:
             return Error("LOADING Redis is loading the dataset in memory")
+        if self.master is not None and session.redirects and name in _WRITES | _READS:
+            return Error(f"REDIRECT {self.master[0]}:{self.master[1]}")
         if self.master is not None and name in _WRITES:
             return Error("READONLY You can't write against a read only replica.")
         return None
@@ -218,6 +224,10 @@ class DataServer:
             session.name = args[0].decode()
         elif subcommand == b"SETINFO":
             session.library += args[1].decode() + " "
+        elif subcommand == b"CAPA":
+            if not self.knows_capa:
+                return Error("ERR unknown subcommand 'CAPA'. Try CLIENT HELP.")
+            session.redirects = b"redirect" in args
         return OK
 
     def _do_select(self, session: Session, db: bytes) -> Any:
