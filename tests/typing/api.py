@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, assert_never, assert_type
 
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
     EventsMissed,
+    KeyDetails,
     MasterChange,
     MasterState,
     RedisClient,
@@ -67,3 +69,14 @@ async def items_of_a_collection(client: RedisClient) -> None:
 def one_server(client: RedisClient) -> None:
     """It has a process, and no topology."""
     assert_type(client.server, ServerIdentity)
+
+
+async def what_there_is_to_know_of_keys(client: RedisClient) -> None:
+    """Each field may be missing."""
+    async with client.open_scan(with_=("type", "ttl", "memory", "idle", "freq")) as pages:
+        async for page in pages:
+            assert_type(page.details, Mapping[Any, KeyDetails])
+            for details in page.details.values():
+                assert_type(details.type, str | None)
+                assert_type(details.ttl, int | None)
+                assert_type((details.memory, details.idle, details.freq), tuple[int | None, int | None, int | None])

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import repeat
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from redis import exceptions as redis_errors
 
@@ -89,7 +89,7 @@ def checked_details(value: object, *, encoding: str, encoding_errors: str, decod
     known = ", ".join(_COMMANDS)
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ConfigError("with_", f"must be several of the names {known}, such as a list of them")
-    names: list[object] = list(value)
+    names = list(cast("Iterable[object]", value))
     if not names:
         return None
     for name in names:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .checkpoint import Mark
     from .details import KeyDetails
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
 
 KeyT_co = TypeVar("KeyT_co", covariant=True)
+
+_no_details = cast("Callable[[], dict[Any, KeyDetails]]", dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class ScanPage(Generic[KeyT_co]):
     # Where the pass stands with it; None in a page that no scan has made.
     mark: Mark | None = field(default=None, repr=False)
     # What `with_` asked for, for each of its keys; empty without.
-    details: Mapping[KeyT_co, KeyDetails] = field(default_factory=dict, repr=False)
+    details: Mapping[KeyT_co, KeyDetails] = field(default_factory=_no_details, repr=False)
 
     @property
     def checkpoint(self) -> str:
