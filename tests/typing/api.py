@@ -7,18 +7,23 @@ from typing import assert_never, assert_type
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
+    CompactSeen,
+    DurableSeenKeys,
     EventsMissed,
+    ExactSeen,
     MasterChange,
     MasterState,
     RedisClient,
     ReplicaAdd,
     ReplicaRemove,
     ReplicaState,
+    SeenKeys,
     SentinelAdd,
     SentinelClient,
     SentinelRemove,
     ServerIdentity,
     ServerReboot,
+    SpillingSeen,
     TopologyState,
 )
 
@@ -51,3 +56,14 @@ async def what_happens_to_a_service(client: SentinelClient) -> None:
 def one_server(client: RedisClient) -> None:
     """It has a process, and no topology."""
     assert_type(client.server, ServerIdentity)
+
+
+def each_key_once(client: RedisClient) -> None:
+    """Whatever has the methods is a filter."""
+    filters: list[SeenKeys] = [ExactSeen(), CompactSeen(expected_keys=1_000, error_rate=1e-6), SpillingSeen()]
+    for seen in (True, *filters):
+        client.open_scan(dedupe=seen)
+    with SpillingSeen("seen.db") as store:
+        durable: DurableSeenKeys = store
+        assert_type(store, SpillingSeen)
+        assert_type((durable.name, durable.number), tuple[bytes, int])
