@@ -61,7 +61,8 @@ def one_server(client: RedisClient) -> None:
 def each_key_once(client: RedisClient) -> None:
     """Whatever has the methods is a filter."""
     filters: list[SeenKeys] = [ExactSeen(), CompactSeen(expected_keys=1_000, error_rate=1e-6), SpillingSeen()]
-    for seen in (True, *filters):
+    client.open_scan(dedupe=True)
+    for seen in filters:
         client.open_scan(dedupe=seen)
     with SpillingSeen("seen.db") as store:
         durable: DurableSeenKeys = store
