@@ -156,6 +156,15 @@ def test_rolled_back(seen: SpillingSeen) -> None:
     assert seen.number == 7
 
 
+def test_rolled_back_to_where_it_is(path: Path) -> None:
+    """Kept at once, as any other."""
+    with SpillingSeen(path) as seen:
+        seen.mark([b"a"])
+        seen.rollback(1)
+        with SpillingSeen(copied(path, "copy.db")) as copy:
+            assert (copy.number, len(copy)) == (1, 1)
+
+
 def test_cleared(path: Path) -> None:
     """A store of its own: earlier checkpoints have another name."""
     with SpillingSeen(path) as seen:

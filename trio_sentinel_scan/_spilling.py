@@ -157,6 +157,7 @@ class SpillingSeen:
         if not 0 <= number <= self._number or gap:
             raise ValueError("this store never was at that number, or was rolled back to an earlier one")
         if number == self._top:
+            self.commit()
             return
         with self._changing() as connection:
             self._keys -= connection.execute("DELETE FROM seen WHERE number > ?", (number,)).rowcount

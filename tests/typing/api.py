@@ -8,7 +8,10 @@ from typing import Any, assert_never, assert_type
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
+    CompactSeen,
+    DurableSeenKeys,
     EventsMissed,
+    ExactSeen,
     KeyDetails,
     MasterChange,
     MasterState,
@@ -17,11 +20,13 @@ from trio_sentinel_scan import (
     ReplicaRemove,
     ReplicaState,
     ScanPages,
+    SeenKeys,
     SentinelAdd,
     SentinelClient,
     SentinelRemove,
     ServerIdentity,
     ServerReboot,
+    SpillingSeen,
     TopologyState,
 )
 
@@ -80,3 +85,15 @@ async def what_there_is_to_know_of_keys(client: RedisClient) -> None:
                 assert_type(details.type, str | None)
                 assert_type(details.ttl, int | None)
                 assert_type((details.memory, details.idle, details.freq), tuple[int | None, int | None, int | None])
+
+
+def each_key_once(client: RedisClient) -> None:
+    """Whatever has the methods is a filter."""
+    filters: list[SeenKeys] = [ExactSeen(), CompactSeen(expected_keys=1_000, error_rate=1e-6), SpillingSeen()]
+    client.open_scan(dedupe=True)
+    for seen in filters:
+        client.open_scan(dedupe=seen)
+    with SpillingSeen("seen.db") as store:
+        durable: DurableSeenKeys = store
+        assert_type(store, SpillingSeen)
+        assert_type((durable.name, durable.number), tuple[bytes, int])
