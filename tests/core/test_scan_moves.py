@@ -110,6 +110,49 @@ def test_a_change_before_any_server_has_answered_is_no_new_epoch() -> None:
     assert (summary.epoch, summary.moves) == (0, 0)
 
 
+@guarded
+@pytest.mark.parametrize("back", [False, True], ids=["to the one that was promoted", "back to the first"])
+def test_a_pass_that_began_on_a_superseded_master_is_void(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool, back: bool
+) -> None:
+    """The new master had been promoted before, and has keys that this one never got; no ROLE tells of that."""
+    if not guarded:
+        monkeypatch.setattr(ScanPlan, "_succeeds", lambda *_: True)
+        monkeypatch.setattr(ScanPlan, "_is_heir", lambda *_: True)
+    driver = scan(one_seed(), segments=3, prefetch=100)
+    driver.go_to(steps.Connect)
+    driver.finish()
+    driver.world.fail_over(B)
+    # The pass is bound to A, of which the Sentinels have yet to say that it is none any more.
+    bound = scan(driver.world, segments=3, prefetch=100)
+    bound.go_to(steps.Connect)
+    driver.world.write(b"a key of the new master's")
+    bound.go_to(steps.AwaitTaken)
+    bound.hear()
+    if back:
+        driver.world.fail_over(A)
+        bound.hear()
+    summary = bound.run()
+    assert summary.complete
+    assert (bound.missed() == set()) is guarded
+    assert summary.epoch == guarded
+
+
+@guarded
+def test_masters_that_nobody_told_of_make_the_pass_void(monkeypatch: pytest.MonkeyPatch, guarded: bool) -> None:
+    """The config epoch has grown by two: somebody was the master in between, of whom it is not known since when."""
+    if not guarded:
+        monkeypatch.setattr(ScanPlan, "_succeeds", lambda *_: True)
+    driver = scan(one_seed())
+    go_half_way(driver)
+    driver.world.fail_over(B)
+    driver.world.fail_over(C)
+    assert driver.hear()
+    summary = driver.run()
+    is_complete(driver)
+    assert (summary.epoch, summary.moves) == ((1, 0) if guarded else (0, 1))
+
+
 @pytest.mark.parametrize("at", [steps.AwaitTaken, steps.Certify, steps.HandOver])
 def test_what_was_swept_stays_swept(at: type[steps.Step]) -> None:
     """Pages that wait are handed out, and the new master is asked for the certificate."""

@@ -31,15 +31,20 @@ from trio_sentinel_scan._core.errors import (
     AuthenticationFailed,
     ConfigError,
     ProtocolError,
+    ResponseTimeout,
+    RoleMismatch,
     ScanError,
     ScanInterrupted,
     ScanNotCertified,
     ScanRefused,
     ScanRestartsExhausted,
     ScanStuck,
+    SentinelScanError,
+    ServerConnectionError,
     ServerUnavailable,
 )
 from trio_sentinel_scan._core.identity import Role, ServerIdentity
+from trio_sentinel_scan._core.scan_failures import lost_by
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.scan_states import State
 from trio_sentinel_scan._core.scan_steps import Target
@@ -1466,3 +1471,34 @@ def test_a_server_that_cannot_tell_for_too_long_is_not_certified_either(options:
     assert isinstance(error, ScanNotCertified)
     assert "the server answers BUSY" in str(error)
     assert "certify" not in str(error).replace("certified", "")
+
+
+# ---- what a failed step means -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error, is_final",
+    [
+        (ServerConnectionError("gone"), False),
+        (ResponseTimeout("late"), False),
+        (RoleMismatch("a replica"), False),
+        (AuthenticationFailed("refused"), True),
+        (ProtocolError("nonsense"), True),
+        (ConfigError("db", "is not there"), True),
+    ],
+)
+def test_what_trying_again_cannot_mend(error: SentinelScanError, is_final: bool) -> None:
+    """It ends the scan as itself."""
+    lost = lost_by(error, Driver(World(KEYS)).plan.summary(100.0))
+    assert lost.problem == str(error)
+    assert lost.final is (error if is_final else None)
+
+
+def test_a_key_that_cannot_be_decoded_ends_the_scan_and_is_not_shown() -> None:
+    """The error that Python raises has it."""
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"secret\xff".decode()
+    lost = lost_by(caught.value, Driver(World(KEYS)).plan.summary(100.0))
+    assert isinstance(lost.final, ScanError)
+    assert "secret" not in f"{lost.problem} {lost.final}"
+    assert "surrogateescape" in str(lost.final)

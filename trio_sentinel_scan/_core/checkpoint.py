@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 
     from .seen_keys import DurableSeenKeys
 
-__all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "parse_checkpoint"]
+__all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "heir", "parse_checkpoint"]
 
 _FAMILY: Final = "tss"
 _VERSION: Final = 1
 _FORMATS: Final = (CursorFormat.UNKNOWN, CursorFormat.REVERSED, CursorFormat.SLOTS)
 _ROLES: Final = ("", "master", "slave")
 _DIGEST: Final = 6
+_HEIR: Final = 4
 
 
 class SeenNumber(NamedTuple):
@@ -71,6 +72,8 @@ class PassFacts:
     form: CursorFormat = CursorFormat.UNKNOWN
     # With a hash seed that all nodes share: enough of a digest of it to notice another one. b"": it was not told.
     seed_check: bytes = b""
+    # With such a seed: who can go on with the pass, as digests of their addresses (`heir`).
+    heirs: frozenset[bytes] = frozenset()
 
 
 @dataclass(slots=True)
@@ -105,6 +108,12 @@ class Checkpoint(NamedTuple):
     cursors: tuple[int | None, ...]
     seen: SeenNumber | None
     seed_check: bytes = b""
+    heirs: frozenset[bytes] = frozenset()
+
+
+def heir(address: Address) -> bytes:
+    """A server that may go on with a pass, as it is in a checkpoint."""
+    return _digest(b"heir", (str(address).encode("utf-8", "surrogateescape"),))[:_HEIR]
 
 
 def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
@@ -118,8 +127,9 @@ def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
 #
 # "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
 # a server and, if so, its run_id, host, port and role; whether there are seen keys and, if so, the store's name and
-# number; what is known of a shared hash seed (a length and two bytes, or no length); the number of segments, a bit for
-# each that has ended, and eight bytes for each cursor of the others; a CRC of it all.
+# number; what is known of a shared hash seed (a length and two bytes, or no length); how many heirs there are, and
+# they; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of
+# it all.
 
 
 def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:
@@ -135,12 +145,16 @@ def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | 
     if seen is not None:
         parts += [seen.name, struct.pack(">Q", seen.number)]
     parts.append(bytes([len(facts.seed_check)]) + facts.seed_check)
+    parts.append(struct.pack(">H", len(facts.heirs)) + b"".join(sorted(facts.heirs)))
     ended = sum(1 << index for index, cursor in enumerate(cursors) if cursor is None)
     parts.append(struct.pack(">H", len(cursors)) + ended.to_bytes(-(-len(cursors) // 8), "big"))
     parts += [struct.pack(">Q", cursor) for cursor in cursors if cursor is not None]
     body = b"".join(parts)
-    encoded = base64.urlsafe_b64encode(body + struct.pack(">I", crc32(body)))
-    return f"{_FAMILY}{_VERSION}.{encoded.decode().rstrip('=')}"
+    return f"{_FAMILY}{_VERSION}.{_letters(body + struct.pack('>I', crc32(body)))}"
+
+
+def _letters(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _short(text: str) -> bytes:
@@ -166,7 +180,8 @@ def parse_checkpoint(text: object, scope: Scope) -> Checkpoint:
     try:
         data = base64.b64decode(rest + "=" * (-len(rest) % 4), altchars=b"-_", validate=True)
         body, check = data[:-4], data[-4:]
-        if struct.pack(">I", crc32(body)) != check:
+        # (Not every bit of the last letter counts.)
+        if struct.pack(">I", crc32(body)) != check or _letters(data) != rest:
             raise CheckpointInvalid("is a damaged checkpoint: its check sum is wrong")
         return _decode(_Reader(body), scope)
     except (binascii.Error, struct.error, ValueError, IndexError) as error:
@@ -212,10 +227,11 @@ def _decode(reader: _Reader, scope: Scope) -> Checkpoint:
         server, role = ServerIdentity(run_id or None, Address(host, port)), _ROLES[reader.number("B")]
     seen = SeenNumber(reader.take(8), reader.number("Q")) if reader.take(1) != b"\0" else None
     seed_check = reader.take(reader.number("B"))
+    heirs = frozenset(reader.take(_HEIR) for _ in range(reader.number("H")))
     number = reader.number("H")
     ended = int.from_bytes(reader.take(-(-number // 8)), "big")
     cursors = tuple(None if ended >> index & 1 else reader.number("Q") for index in range(number))
     if not reader.is_empty or (server is None) != (number == 0):
         raise CheckpointInvalid("is a damaged checkpoint")
     known_epoch = config_epoch - 1 if config_epoch else None
-    return Checkpoint(epoch, server, role, known_epoch, _FORMATS[form], cursors, seen, seed_check)
+    return Checkpoint(epoch, server, role, known_epoch, _FORMATS[form], cursors, seen, seed_check, heirs)

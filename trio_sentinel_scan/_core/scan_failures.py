@@ -5,23 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import (
+    AuthenticationFailed,
+    ConfigError,
     HashSeedMismatch,
     NoReplicaAvailable,
+    ProtocolError,
+    ScanError,
     ScanNotCertified,
     ScanRestartsExhausted,
     ScanStuck,
     ServerUnavailable,
 )
+from .scan_steps import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .certificate import Basis
+    from .errors import SentinelScanError
     from .identity import Address, ServerIdentity
     from .scan_patience import Patience
     from .summary import ScanSummary
 
 __all__ = [
+    "lost_by",
     "no_more_connections",
     "no_more_moves",
     "no_more_restarts",
@@ -31,6 +38,20 @@ __all__ = [
     "seeds_differ",
     "stuck",
 ]
+
+
+def lost_by(error: SentinelScanError | UnicodeDecodeError, summary: ScanSummary) -> Lost:
+    """What it means for the scan that a step has failed so: trying again cannot mend all of it."""
+    if isinstance(error, UnicodeDecodeError):
+        failure = ScanError(
+            "a key cannot be decoded with the client's encoding: scan with decode_responses=False,"
+            ' or with encoding_errors="surrogateescape"',
+            summary,
+        )
+        return Lost("a key cannot be decoded", failure)
+    if isinstance(error, (AuthenticationFailed, ConfigError, ProtocolError)):
+        return Lost(str(error), error)
+    return Lost(str(error))
 
 
 def no_more_connections(

@@ -20,15 +20,12 @@ from .._core.certificate import Evidence, Undecided
 from .._core.collection import KeyFound, knows_novalues, read_size
 from .._core.collection_plan import CollectionPlan
 from .._core.errors import (
-    AuthenticationFailed,
     ClientClosed,
-    ConfigError,
-    ProtocolError,
-    ScanError,
     SentinelScanError,
 )
 from .._core.handshake import unfit_for_scanning
 from .._core.hash_seed import HASH_SEED_REQUEST, read_hash_seed
+from .._core.scan_failures import lost_by
 from .._core.scan_plan import ScanPlan
 from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
@@ -244,7 +241,7 @@ class Scan:
         try:
             outcome = await self._outcome_of(step)
         except (SentinelScanError, UnicodeDecodeError) as error:
-            outcome = self._failure(error)
+            outcome = lost_by(error, self.plan.summary(trio.current_time()))
         # What has become known while this was under way comes first: a certificate is not held against it.
         self.notice_change()
         self.plan.report(step, outcome, trio.current_time())
@@ -286,18 +283,6 @@ class Scan:
                 return await self._gather_evidence(step)
             case _:
                 raise AssertionError(step)
-
-    def _failure(self, error: SentinelScanError | UnicodeDecodeError) -> steps.Lost:
-        if isinstance(error, UnicodeDecodeError):
-            failure = ScanError(
-                "a key cannot be decoded with the client's encoding: scan with decode_responses=False,"
-                ' or with encoding_errors="surrogateescape"',
-                self.plan.summary(trio.current_time()),
-            )
-            return steps.Lost("a key cannot be decoded", failure)
-        if isinstance(error, (AuthenticationFailed, ConfigError, ProtocolError)):
-            return steps.Lost(str(error), error)
-        return steps.Lost(str(error))
 
     @property
     def _held(self) -> Connection:
