@@ -513,6 +513,24 @@ def test_a_checkpoint_of_another_seed_is_a_contradiction() -> None:
     assert "the server of the checkpoint" in str(driver.plan.error)
 
 
+def test_a_checkpoint_is_not_for_whom_others_may_have_come_before() -> None:
+    """Who was no replica then, or what lies between may have been another master."""
+    for promoted_before, problem in ((True, "was no replica when"), (False, "may have been other masters")):
+        world = one_seed()
+        if promoted_before:
+            # Nobody has told of it, and the pass begins on the old master.
+            world.fail_over(B)
+        text, _ = stop_half_way(world)
+        if not promoted_before:
+            world.fail_over(C)
+            world.fail_over(B)
+        world.known = world.named
+        driver = scan(world, resume=text)
+        assert driver.run().epoch == 1
+        assert driver.missed() == set()
+        assert problem in reasons(driver)[0]
+
+
 def test_a_checkpoint_with_cursors_of_another_kind_begins_again() -> None:
     world = one_seed()
     text, _ = stop_half_way(world)

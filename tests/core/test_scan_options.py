@@ -106,6 +106,7 @@ def test_replicas_are_scanned_where_sentinels_know_them() -> None:
         ("fallback", {"fallback": "master"}, "nothing to fall back from"),
         ("read_from", {"read_from": "replica", "has_sentinels": False}, "a RedisClient has none"),
         ("cursor", {"read_from": "replica", "cursor": 7}, "the scan picks the replica"),
+        ("hash_seed_shared", {"read_from": "replica", "hash_seed_shared": True}, "a replica that is left has none"),
     ],
 )
 def test_what_makes_no_sense_with_replicas_is_refused_with_the_reason(

@@ -180,8 +180,8 @@ class ScanPlan(Passes):
 
     def done_with(self, page: ScanPage[Any]) -> None:
         """The page's consumer asks for the next one."""
-        if page.mark is not None:
-            self._marks.done_with(page.mark)
+        assert page.mark is not None
+        self._marks.done_with(page.mark)
 
     @property
     def checkpoint(self) -> str:
