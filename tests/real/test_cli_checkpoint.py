@@ -79,9 +79,10 @@ async def test_a_scan_that_fails_leaves_one(server_binary: ServerBinary, tmp_pat
     """Behind the last key that was written: here, all of them, and nobody who certifies them."""
     file = tmp_path / "here"
     async with LocalSentinel(replicas=1, binary=server_binary) as service:
-        keys = await service.fill(1_000)
+        # It waits for its reader, so it is not at its end when the Sentinels fall silent.
+        keys = await service.fill(KEYS)
         arguments = ("--checkpoint", str(file), "--failover-timeout", "1", "-u", service.url)
-        async with running("scan", "--count", "10", "--duty", "0.01", *arguments) as run:
+        async with running("scan", *arguments) as run:
             await run.read(1)
             for sentinel in service.sentinel_nodes:
                 await sentinel.pause()

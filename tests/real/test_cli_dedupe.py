@@ -142,9 +142,9 @@ async def test_a_scan_that_fails_leaves_both(server_binary: ServerBinary, tmp_pa
     """All keys are written and nobody certifies them: the next run has nothing to write, and is complete."""
     file = tmp_path / "here"
     async with LocalSentinel(replicas=1, binary=server_binary) as service:
-        keys = await service.fill(1_000)
+        keys = await service.fill(KEYS)
         arguments = ("--dedupe", "--checkpoint", str(file), "--failover-timeout", "1", "-u", service.url)
-        async with running("scan", "--count", "10", "--duty", "0.01", *arguments) as run:
+        async with running("scan", *arguments) as run:
             await run.read(1)
             for sentinel in service.sentinel_nodes:
                 await sentinel.pause()
