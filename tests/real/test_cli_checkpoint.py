@@ -55,6 +55,26 @@ async def test_killed_and_run_again(server_binary: ServerBinary, tmp_path: Path)
         assert names_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("option", [(), ("--dedupe",)], ids=["plain", "dedupe"])
+async def test_no_checkpoint_is_ahead_of_the_keys(
+    server_binary: ServerBinary, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    """The first page is more than the pipe holds, and nobody reads: it is not written, so no checkpoint covers it."""
+    arguments = ("scan", *option, "--checkpoint", str(tmp_path / "here"), "--count", "1000", "--segments", "1")
+    async with LocalRedis(binary=server_binary) as server:
+        keys = await server.fill(3_000, prefix="long" * 100)
+        async with running(*arguments, "-u", server.url) as run:
+            await run.until_quiet()
+            run.process.kill()
+            first = await run.end()
+        before = set(first.out.split(b"\n")[:-1])
+        assert before < keys
+        second = await cli(*arguments, "-u", server.url)
+    assert second.status == 0, second.err
+    assert before | set(second.keys) == keys
+    assert names_in(tmp_path) == []
+
+
 async def test_of_a_server_that_was_restarted(server_binary: ServerBinary, tmp_path: Path) -> None:
     """Everything comes again, and it is told why; or nothing, if that is wanted."""
     file = tmp_path / "here"

@@ -89,7 +89,7 @@ async def run_scan(
                 if kept is not None and page is not None:
                     # If the store is what has failed, the last checkpoint stays as it is.
                     with contextlib.suppress(SeenKeysUnavailable):
-                        await _keep(kept, page, output)
+                        await _keep(kept, page, output)  # noqa: ASYNC120 (a signal that ends it says enough)
                 raise
         if kept is not None:
             kept.remove()
