@@ -58,6 +58,9 @@ class Scope(NamedTuple):
         }
 
 
+_ANY: Final = Scope(0, None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class PassFacts:
     """What stays the same all through a pass, as far as a checkpoint is concerned."""
@@ -162,9 +165,9 @@ def _short(text: str) -> bytes:
     return struct.pack(">H", len(data)) + data
 
 
-def parse_checkpoint(text: object, scope: Scope) -> Checkpoint:
+def parse_checkpoint(text: object, scope: Scope | None) -> Checkpoint:
     """Read a checkpoint's text. Raises CheckpointInvalid, and says why: damaged, foreign, of a later version, or of
-    another scan than `scope`.
+    another scan than `scope` (None: any).
     """
     if not isinstance(text, str):
         raise CheckpointInvalid(f"must be a checkpoint's text (page.checkpoint), not {type(text).__name__}")
@@ -214,12 +217,12 @@ class _Reader:
         return self._at == len(self._data)
 
 
-def _decode(reader: _Reader, scope: Scope) -> Checkpoint:
+def _decode(reader: _Reader, scope: Scope | None) -> Checkpoint:
     db, epoch, config_epoch, form = (reader.number(size) for size in "IIQB")
-    if db != scope.db:
+    if scope is not None and db != scope.db:
         raise CheckpointInvalid(f"is a checkpoint of database {db}, and this client's is {scope.db}")
-    for argument, digest in scope.digests().items():
-        if reader.take(_DIGEST) != digest:
+    for argument, digest in (scope or _ANY).digests().items():
+        if reader.take(_DIGEST) != digest and scope is not None:
             raise CheckpointInvalid(f"is a checkpoint of another scan: {argument} was not the same")
     server, role = None, ""
     if reader.take(1) != b"\0":
