@@ -316,6 +316,10 @@ class ScanPlan:
             and (found.hash_seed is None or found.hash_seed.release == self._seeds.release)
         )
 
+    def _is_as_in_checkpoint(self, found: steps.Connected) -> bool:
+        """Whether the checkpoint's server, too, had its keys in the order that this one has."""
+        return self.options.hash_seed_shared and self._seeds.is_as_in_checkpoint(found.hash_seed)
+
     def _contradiction(self, found: steps.Connected) -> str:
         return self._seeds.contradiction(found.server, found.hash_seed) if found.hash_seed is not None else ""
 
@@ -701,11 +705,13 @@ class ScanPlan:
 
     def _cannot_resume(self, resume: Checkpoint, found: steps.Connected) -> str:
         """Why the checkpoint's cursors are not good here, in words; "" if they are."""
-        if self.options.hash_seed_shared:
+        if self._is_as_in_checkpoint(found):
             if resume.form not in {found.cursor_format, CursorFormat.UNKNOWN}:
                 return "the checkpoint has cursors of another kind than the server that answers now"
             return ""
         if not found.server.is_same_process(resume.server):
+            if self.options.hash_seed_shared:
+                return "the checkpoint is of another process, of another release, or was made without hash_seed_shared"
             if found.server.run_id is None:
                 return "the server does not tell whether it is the process that the checkpoint was made at"
             return "the checkpoint is of another process than the one that answers now"
