@@ -74,7 +74,7 @@ def stop_half_way(world: World, **options: Any) -> tuple[str, set[bytes]]:
 def go_on(world: World, text: str, *, guarded: bool = True) -> Driver:
     driver = Driver(world, hash_seed_shared=True, resume=text)
     if not guarded:
-        driver.plan._is_as_in_checkpoint = lambda _: True  # type: ignore[method-assign]  # the guard, taken away
+        driver.plan._is_as_in_checkpoint = lambda found: True  # type: ignore[method-assign]  # the guard, taken away
     driver.run()
     assert driver.complete
     return driver

@@ -90,7 +90,7 @@ class SharedSeed:
         return _release_check(self.release) + (self._check if self._seed is None else self._seed[0][:_CHECK])
 
     def is_as_in_checkpoint(self, told: HashSeed | None) -> bool:
-        """Whether the checkpoint's server shared its seed, too, by its scan's caller's word, and was of this release."""
+        """Whether the checkpoint's scan was told of a shared seed, too, and its server was of this one's release."""
         return told is not None and _release_check(told.release) == self._release_check
 
     def contradiction(self, server: ServerIdentity, told: HashSeed) -> str:
