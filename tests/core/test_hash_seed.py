@@ -97,14 +97,30 @@ def test_one_seed_is_no_contradiction_and_another_one_is() -> None:
 def test_a_checkpoint_has_enough_of_it_to_notice_another_one() -> None:
     """And no more."""
     seeds = SharedSeed(b"")
+    seeds.release = "valkey 9.1"
     seeds.contradiction(A, seed(b"one"))
-    assert len(seeds.check) == 2
+    assert len(seeds.check) == 4
     later = SharedSeed(seeds.check)
+    assert later.check == b""
+    later.release = "valkey 9.1"
     assert later.check == seeds.check
     assert later.contradiction(B, HashSeed(None)) == ""
     assert later.contradiction(B, seed(b"two")) == f"{B} has another hash-seed than the server of the checkpoint"
     assert later.contradiction(B, seed(b"one")) == ""
     assert later.check == seeds.check
+
+
+def test_a_checkpoint_tells_whether_its_seed_was_shared_and_of_which_release_its_server_was() -> None:
+    """Even where no seed is told."""
+    seeds = SharedSeed(b"")
+    assert not seeds.is_as_in_checkpoint(seed(b"one"))
+    seeds.release = "valkey 9.1"
+    assert len(seeds.check) == 2
+    later = SharedSeed(seeds.check)
+    assert later.is_as_in_checkpoint(seed(b"one"))
+    assert later.is_as_in_checkpoint(HashSeed(None, release="valkey 9.1"))
+    assert not later.is_as_in_checkpoint(HashSeed(None, release="valkey 9.2"))
+    assert not later.is_as_in_checkpoint(None)
 
 
 def test_a_mismatch_is_a_scans_failure() -> None:

@@ -73,7 +73,8 @@ class PassFacts:
     role: str = ""
     config_epoch: int | None = None
     form: CursorFormat = CursorFormat.UNKNOWN
-    # With a hash seed that all nodes share: enough of a digest of it to notice another one. b"": it was not told.
+    # With a hash seed that all nodes share: enough of digests of the server's release and, if it was told, of the seed
+    # to notice others. b"": nobody has said that they share one.
     seed_check: bytes = b""
     # With such a seed: who can go on with the pass, as digests of their addresses (`heir`).
     heirs: frozenset[bytes] = frozenset()
@@ -130,9 +131,9 @@ def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
 #
 # "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
 # a server and, if so, its run_id, host, port and role; whether there are seen keys and, if so, the store's name and
-# number; what is known of a shared hash seed (a length and two bytes, or no length); how many heirs there are, and
-# they; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of
-# it all.
+# number; what is known of a shared hash seed (a length, and two bytes for the release and two for the seed); how many
+# heirs there are, and they; the number of segments, a bit for each that has ended, and eight bytes for each cursor of
+# the others; a CRC of it all.
 
 
 def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:

@@ -67,21 +67,31 @@ def _release(info: Mapping[str, str]) -> str:
     return f"{product} {'.'.join(version.split('.')[:2])}" if version else ""
 
 
+def _release_check(release: str) -> bytes:
+    return hashlib.blake2b(release.encode(), digest_size=_CHECK, person=b"release").digest()
+
+
 class SharedSeed:
     """What the servers of one scan have told so far."""
 
     def __init__(self, check: bytes) -> None:
-        """`check` is what the checkpoint that is gone on from has of its server's seed; b"" for nothing."""
-        self._check = check
+        """`check` is what the checkpoint that is gone on from has of its server's seed and release; b"" for nothing."""
+        self._release_check, self._check = check[:_CHECK], check[_CHECK:]
         # The first seed that was told, and by whom.
         self._seed: tuple[bytes, ServerIdentity] | None = None
-        # Of the server that the pass is on.
-        self.release = ""
+        # Of the server that the pass is on; None while none was asked.
+        self.release: str | None = None
 
     @property
     def check(self) -> bytes:
-        """For a checkpoint."""
-        return self._check if self._seed is None else self._seed[0][:_CHECK]
+        """For a checkpoint. b"" where nobody was asked: that its cursors are good elsewhere, nobody has said."""
+        if self.release is None:
+            return b""
+        return _release_check(self.release) + (self._check if self._seed is None else self._seed[0][:_CHECK])
+
+    def is_as_in_checkpoint(self, told: HashSeed | None) -> bool:
+        """Whether the checkpoint's scan was told of a shared seed, too, and its server was of this one's release."""
+        return told is not None and _release_check(told.release) == self._release_check
 
     def contradiction(self, server: ServerIdentity, told: HashSeed) -> str:
         """What in the server's word contradicts the caller's, in words; "" if nothing does. It is remembered."""

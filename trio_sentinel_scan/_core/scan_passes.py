@@ -142,6 +142,10 @@ class Passes:
             and (found.hash_seed is None or found.hash_seed.release == self._seeds.release)
         )
 
+    def _is_as_in_checkpoint(self, found: steps.Connected) -> bool:
+        """Whether the checkpoint's server, too, had its keys in the order that this one has."""
+        return self._seeds.is_as_in_checkpoint(found.hash_seed)
+
     def _is_heir(self, found: steps.Connected) -> bool:
         return heir(found.server.address) in self._heirs
 
@@ -207,6 +211,8 @@ class Passes:
         then = resume.server
         assert then is not None
         assert self._target is not None
+        if not self._is_as_in_checkpoint(found):
+            return "the checkpoint is of another process, of another release, or was made without hash_seed_shared"
         if resume.form not in {found.cursor_format, CursorFormat.UNKNOWN}:
             return "the checkpoint has cursors of another kind than the server that answers now"
         if heir(found.server.address) not in resume.heirs:

@@ -290,6 +290,9 @@ class ScanPlan(Passes):
         self.connected = True
         self._note_binding(anew=False)
         self._patience.reconnected()
+        if self._bound.details is not None:
+            # What was on its way, and is not asked for any more, would be waited for in vain.
+            self._in_hand.extend(self._bound.details.take_ready())
         self._move(Event.BOUND_SWEPT if self._bound.swept else Event.BOUND)
 
     # ---- what a server said -------------------------------------------------------------------------------------
@@ -359,7 +362,7 @@ class ScanPlan(Passes):
                 self.suspects_failover = True
                 if error_code(error) == "REDIRECT":
                     # It has left its role, as ROLE would tell. Where the master is, the Sentinels say.
-                    self._void("the server is no master any more: it answers REDIRECT", now)
+                    self._leave("the server is no master any more: it answers REDIRECT", now)
                 else:
                     self._lost(f"{self._server} answers {error_code(error)}", None, now)
             case Verdict.RECONNECT | Verdict.LOOK_AGAIN as verdict:
