@@ -140,7 +140,7 @@ def test_rolled_back(seen: SpillingSeen) -> None:
     assert seen.unseen([b"1", b"2'", b"3", b"4'", b"5"]) == [b"3", b"4'", b"5"]
     seen.mark([b"4'"])
     assert seen.number == 6
-    for number in (-1, 3, 4, 5, 7):
+    for number in (-1, 3, 4, 5, 7, 2**64 - 1):
         with pytest.raises(ValueError, match="never was"):
             seen.rollback(number)
     seen.rollback(6)
@@ -321,8 +321,17 @@ def test_what_is_no_path(value: object) -> None:
 
 def test_a_place_where_no_file_can_be(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere" / "seen.db", "No such file or directory")
-    refused(tmp_path, "the database says: unable to open")
+    refused(tmp_path, "something else than a file")
     refused("seen\0.db", "null byte")
+
+
+def test_a_link_that_leads_nowhere(path: Path) -> None:
+    """The database would make a file there that everybody may read."""
+    path.symlink_to(path.with_name("not there"))
+    with pytest.raises(ConfigError, match=r"^path: cannot be read: No such file") as caught:
+        SpillingSeen(path)
+    assert caught.value.argument == "path"
+    assert not path.with_name("not there").exists()
 
 
 def test_names_that_mean_something_to_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

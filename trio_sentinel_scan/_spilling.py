@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -65,7 +66,7 @@ class SpillingSeen:
     so each key is handed out once over all of them. A scan without `resume` wants a store that is empty: see `clear`.
     It serves one scan at a time, and one process: while it is open, nobody else can open it.
 
-    It takes about 20 MB of memory for any number of keys, and on disk about 12 bytes for a key beside its name. Reading
+    It takes about 20 MB of memory for any number of keys, and on disk about 10 bytes for a key beside its name. Reading
     and writing is done while a page is received, in the event loop, and a page may take tens of milliseconds, one with
     a commit in it some hundred: other tasks wait for as long.
 
@@ -153,8 +154,12 @@ class SpillingSeen:
     def rollback(self, number: int) -> None:
         """Forget what was marked since `number` was that. ValueError if it never was, or was rolled back."""
         with self._using() as connection:
-            gap = connection.execute("SELECT 1 FROM gaps WHERE ? BETWEEN first AND last", (number,)).fetchone()
-        if not 0 <= number <= self._number or gap:
+            # (What is out of bounds may be too much for the database.)
+            known = (
+                0 <= number <= self._number
+                and not connection.execute("SELECT 1 FROM gaps WHERE ? BETWEEN first AND last", (number,)).fetchone()
+            )
+        if not known:
             raise ValueError("this store never was at that number, or was rolled back to an earlier one")
         if number == self._top:
             self.commit()
@@ -286,9 +291,7 @@ def _connect(path: str | None) -> sqlite3.Connection:
             # The database's own way to make a file lets everybody read it.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
-            if Path(path).stat().st_size in range(1, _LEAST_SIZE):
-                # The database takes a file of one byte for an empty one, and writes over it.
-                raise ConfigError("path", _NO_STORE) from None
+            _look_at(path)
         except (OSError, ValueError) as error:
             raise ConfigError("path", f"cannot be made: {getattr(error, 'strerror', None) or error}") from error
     try:
@@ -299,6 +302,20 @@ def _connect(path: str | None) -> sqlite3.Connection:
     except database.Error as error:
         raise ConfigError("path", _what_is_wrong(error)) from error
     return connection
+
+
+def _look_at(path: str) -> None:
+    """Raises ConfigError if what is there already is nothing that the database should open."""
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        # A link that leads nowhere, for one: the database would make a file there.
+        raise ConfigError("path", f"cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError("path", "is something else than a file")
+    if found.st_size in range(1, _LEAST_SIZE):
+        # The database takes a file of one byte for an empty one, and writes over it.
+        raise ConfigError("path", _NO_STORE)
 
 
 def _prepare(connection: sqlite3.Connection, *, is_temporary: bool) -> None:

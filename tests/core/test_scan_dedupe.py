@@ -196,6 +196,26 @@ def test_what_is_no_filter(dedupe: object) -> None:
     assert caught.value.argument == "dedupe"
 
 
+@pytest.mark.parametrize("name", [b"", b"seven b", b"a whole sentence", "eight ch", None])
+def test_a_store_whose_name_does_not_fit_into_a_checkpoint(name: Any) -> None:
+    """Its checkpoints would be taken for damaged ones, when it is too late."""
+    store = ModelStore()
+    store.name = name
+    with pytest.raises(ConfigError, match="eight bytes") as caught:
+        scan_options(dedupe=store)
+    assert caught.value.argument == "dedupe"
+
+
+def test_a_store_that_is_closed_is_refused_before_anything_is_sent() -> None:
+    class Closed(ModelStore):
+        def unseen(self, keys: Any) -> list[Any]:
+            raise SeenKeysUnavailable("the store of seen keys is closed")
+
+    with pytest.raises(ConfigError, match=r"^dedupe: the store of seen keys is closed") as caught:
+        scan_options(dedupe=Closed())
+    assert caught.value.argument == "dedupe"
+
+
 def test_which_filters_checkpoints_know_of() -> None:
     store = ModelStore()
     assert isinstance(store, DurableSeenKeys)
@@ -224,6 +244,19 @@ def test_a_pages_checkpoint_has_its_own_number() -> None:
         assert [seen_number(page.checkpoint) for page in driver.pages] == [*range(1, len(driver.pages) + 1)]
         for number, page in enumerate(driver.pages, 1):
             assert {store.marked[key] for key in page} == {number}
+
+
+def test_a_checkpoint_that_is_asked_for_when_its_store_was_cleared_is_good_no_more() -> None:
+    """The store's numbers begin anew, and this one will be given again: for keys that are not before its cursors."""
+    store = ModelStore()
+    driver = Driver(World(KEYS), dedupe=store)
+    some(driver, 20)
+    store.clear()
+    text = driver.pages[-1].checkpoint
+    for number in range(100):
+        store.mark([number])
+    with pytest.raises(CheckpointInvalid, match="whose seen keys"):
+        scan_options(dedupe=store, resume=text)
 
 
 def test_keys_are_committed_before_there_is_a_checkpoint() -> None:

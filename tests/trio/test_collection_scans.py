@@ -435,7 +435,9 @@ async def test_a_checkpoint_of_a_process_that_is_gone(service: Service, client: 
 
 
 @by_type
-async def test_bad_arguments_before_anything_is_sent(service: Service, client: SentinelClient, type_: str) -> None:
+async def test_bad_arguments_before_anything_is_sent(  # noqa: ASYNC124 (its fixtures are async)
+    service: Service, client: SentinelClient, type_: str
+) -> None:
     before = len(service.master.log)
     calls: list[tuple[str, Callable[[], Any]]] = [
         ("match", lambda: opened(client, type_, match=1)),
@@ -443,18 +445,27 @@ async def test_bad_arguments_before_anything_is_sent(service: Service, client: S
         ("segments", lambda: opened(client, type_, segments=0)),
         ("cursor", lambda: opened(client, type_, cursor="x")),
         ("resume", lambda: opened(client, type_, resume="x")),
+        ("dedupe", lambda: opened(client, type_, dedupe=1)),
+        ("page_size", lambda: opened(client, type_, page_size=0)),
+        ("duty", lambda: opened(client, type_, duty=0)),
+        ("certify", lambda: opened(client, type_, certify="nobody")),
+        ("on_failover", lambda: opened(client, type_, on_failover="ignore")),
+        ("max_restarts", lambda: opened(client, type_, max_restarts=-1)),
+        ("prefetch", lambda: opened(client, type_, prefetch=-1)),
     ]
     for argument, call in calls:
         with pytest.raises(ConfigError) as caught:
             call()
         assert caught.value.argument == argument
     untyped: Any = client
-    with pytest.raises(TypeError):
-        untyped.open_hscan(KEY, type_="hash")
+    # What only a scan of the keyspace has.
+    for other in ("type_", "with_", "extra_args", "hash_seed_shared", "read_from", "fallback"):
+        with pytest.raises(TypeError, match=other):
+            opened(untyped, type_, **{other: None})
     assert len(service.master.log) == before
 
 
-async def test_keys_and_values_that_cannot_be(client: SentinelClient) -> None:
+async def test_keys_and_values_that_cannot_be(client: SentinelClient) -> None:  # noqa: ASYNC124 (its fixtures are async)
     scans: list[Any] = [client.open_hscan, client.open_sscan, client.open_zscan]
     for scan in scans:
         for key in (None, 5, bytearray(b"k"), ["k"]):
@@ -466,7 +477,7 @@ async def test_keys_and_values_that_cannot_be(client: SentinelClient) -> None:
     assert caught.value.argument == "no_values"
 
 
-async def test_a_client_that_is_not_open(service: Service) -> None:
+async def test_a_client_that_is_not_open(service: Service) -> None:  # noqa: ASYNC124 (its fixtures are async)
     client = RedisClient(service.master.address)
     for type_ in ("hash", "set", "zset"):
         with pytest.raises(ClientClosed):

@@ -10,7 +10,7 @@ import base64
 import binascii
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .seen_keys import DurableSeenKeys
 
-__all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "heir", "parse_checkpoint"]
+__all__ = ["STORE_NAME", "Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "heir", "parse_checkpoint"]
 
 _FAMILY: Final = "tss"
 _VERSION: Final = 1
@@ -31,6 +31,8 @@ _FORMATS: Final = (CursorFormat.UNKNOWN, CursorFormat.REVERSED, CursorFormat.SLO
 _ROLES: Final = ("", "master", "slave")
 _DIGEST: Final = 6
 _HEIR: Final = 4
+# The length of a store's name.
+STORE_NAME: Final = 8
 
 
 class SeenNumber(NamedTuple):
@@ -90,13 +92,19 @@ class Mark:
     # The store of seen keys, and its number once the page has been handed out.
     seen: DurableSeenKeys | None = None
     seen_number: int = 0
+    # What the store was called then: one that was cleared since has another name, and gives its numbers anew.
+    seen_name: bytes = field(default=b"", init=False)
+
+    def __post_init__(self) -> None:
+        if self.seen is not None:
+            self.seen_name = self.seen.name
 
     def text(self) -> str:
         """The checkpoint as a text. The seen keys that it counts on are committed first."""
         seen = None
         if self.seen is not None:
             self.seen.commit()
-            seen = SeenNumber(self.seen.name, self.seen_number)
+            seen = SeenNumber(self.seen_name, self.seen_number)
         return _encode(self.facts, self.cursors, seen)
 
 
@@ -229,7 +237,7 @@ def _decode(reader: _Reader, scope: Scope | None) -> Checkpoint:
     if reader.take(1) != b"\0":
         run_id, host, port = reader.short(), reader.short(), reader.number("H")
         server, role = ServerIdentity(run_id or None, Address(host, port)), _ROLES[reader.number("B")]
-    seen = SeenNumber(reader.take(8), reader.number("Q")) if reader.take(1) != b"\0" else None
+    seen = SeenNumber(reader.take(STORE_NAME), reader.number("Q")) if reader.take(1) != b"\0" else None
     seed_check = reader.take(reader.number("B"))
     heirs = frozenset(reader.take(_HEIR) for _ in range(reader.number("H")))
     number = reader.number("H")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from .checkpoint import Checkpoint, Scope, parse_checkpoint
+from .checkpoint import STORE_NAME, Checkpoint, Scope, parse_checkpoint
 from .compact_seen import CompactSeen
 from .cursor import parse_cursor
 from .details import MOST_KEYS, Wanted, checked_details
-from .errors import CheckpointInvalid, ConfigError
+from .errors import CheckpointInvalid, ConfigError, SeenKeysUnavailable
 from .other_products import checked_extra_args
 from .seen_keys import ExactSeen, SeenKeys, durable
 from .segments import MAX_SEGMENTS
@@ -232,6 +232,14 @@ def check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> Non
     """
     store = durable(seen)
     if store is not None:
+        name: object = store.name
+        if not isinstance(name, bytes) or len(name) != STORE_NAME:
+            raise ConfigError("dedupe", "its name must be eight bytes: checkpoints have room for that")
+        try:
+            # It may be closed.
+            store.unseen([])
+        except SeenKeysUnavailable as error:
+            raise ConfigError("dedupe", str(error)) from error
         if checkpoint is None:
             if store.number:
                 raise ConfigError(

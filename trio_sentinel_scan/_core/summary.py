@@ -25,7 +25,8 @@ class ScanPage(Generic[KeyT_co]):
 
     Of a scan of one hash, set or sorted set, `keys` are the items: (field, value), member, or (member, score).
 
-    A key may come more than once within an epoch, and surely does when a later epoch begins again at cursor 0.
+    Without `dedupe` a key may come more than once within an epoch, and surely does when a later epoch begins again at
+    cursor 0.
     """
 
     # `bytes`, or `str` with ``decode_responses=True``; a collection's items may be pairs.

@@ -148,7 +148,8 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
                     for key in page: ...
 
         The end of the iteration means that every key that was there all through the final pass was handed out at least
-        once. Every other end is an exception, raised by the next receive. Keys may come more than once.
+        once. Every other end is an exception, raised by the next receive. Keys may come more than once, if not for
+        `dedupe`.
 
         - `match`: a glob-style pattern, as for SCAN's MATCH. `type_`: one of the server's types, as for TYPE.
         - `count`: how many keys the server should look at for each SCAN, as for COUNT. None adapts it: the server is
@@ -181,7 +182,6 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
         - `with_`: what is to be known of each key beside its name, several of "type", "ttl", "memory", "idle", "freq".
           `page.details` has a `KeyDetails` for each key then, as the same server process told them a moment after SCAN
           had brought the key; pages have up to 1000 keys. It does not make the keys look as if they had been used.
-
         - `read_from`: "replica" scans a replica, one for a whole pass, and leaves the master alone: one that the
           Sentinels list as up and linked, that says itself that it is in sync, and that has come furthest. Its
           connection may break: the pass goes on with the same process. A replica that stays away for seconds, is

@@ -361,9 +361,10 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
         """The next page.
 
         Raises `trio.EndOfChannel` when the scan is complete, and otherwise what made it end: `ScanInterrupted`,
-        `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
-        `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if
-        this end was closed.
+        `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `HashSeedMismatch`, `CollectionGone`,
+        `CollectionChanged` (each a `ScanError`, as is by itself that a filter given as `dedupe` failed),
+        `ServerUnavailable`, `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ConfigError` (a server
+        without the database), `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
         """
         if self._at_work is not None:
             self._scan.plan.done_with(self._at_work)
