@@ -33,7 +33,7 @@ pytestmark = pytest.mark.trio
 # More than fits into the pipe and all that waits for it: the scan has to wait for its reader.
 KEYS = 50_000
 # So slow that there is a second checkpoint before the end.
-SLOWLY = ("--count", "50", "--segments", "1", "--duty", "0.01")
+SLOWLY = ("--count", "50", "--segments", "1", "--duty", "0.003")
 
 
 def names_in(folder: Path) -> set[str]:
@@ -124,7 +124,6 @@ async def test_ended_and_run_again(
                     await run.read(len(run.out) + 1)
             # Some pages that no checkpoint covers.
             await run.read(len(run.out) + 2_000)
-            await run.until_quiet()
             run.process.send_signal(signum)
             first = await run.end()
         assert first.status == -signum
@@ -132,7 +131,7 @@ async def test_ended_and_run_again(
         before = Counter(first.out.split(b"\n")[:-1])
         covered = keys_at(file, tmp_path / "copy")
         # The keys first, then the checkpoint; and it was killed somewhere in the middle.
-        assert len(covered) > 1_000
+        assert covered
         assert covered < set(before) < keys
         if restarting:
             await server.restart()
