@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.core._scan_model import B, Driver, World, is_complete, keys_named
+from tests.core._scan_model import A, B, C, Driver, World, is_complete, keys_named
+from tests.core._tables import Table
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.checkpoint import parse_checkpoint
 from trio_sentinel_scan._core.details import KeyDetails
@@ -124,3 +125,36 @@ def test_a_scan_that_asks_nobody_passes_nothing_on_of_a_seed() -> None:
     driver.run()
     assert driver.plan.epoch == 1
     assert parse_checkpoint(driver.pages[-1].checkpoint, driver.options.scope).seed_check == b""
+
+
+# ---- replicas and what was read before their link was seen to be lost --------------------------------------------
+
+
+@pytest.mark.parametrize("segments", [1, 4])
+@pytest.mark.parametrize("batch", [1, 1000])
+@pytest.mark.parametrize("options", [{"read_from": "replica"}, {"has_sentinels": False}], ids=["replica", "single"])
+def test_a_replica_that_has_lost_its_data_for_a_moment(options: dict[str, Any], batch: int, segments: int) -> None:
+    """It answers every SCAN with nothing and the end, as one does whose full resynchronisation has failed half way;
+    when it is in sync again, what it said meanwhile does not count.
+    """
+    world = World(KEYS)
+    world.removed.add(C)
+    process = world.nodes[B if "read_from" in options else A]
+    assert process is not None
+    process.role = "slave"
+    driver = Driver(world, segments=segments, **options)
+    driver.go_to(steps.HandOver)
+    driver.go_to(steps.HandOver)
+    driver.batch = batch
+    whole = process.table
+    process.link = "handshake"
+    process.table = Table((), seed=whole.seed, bits=2)
+    for _ in range(40):
+        driver.take_all()
+        driver.step()
+    process.table, process.link = whole, "connected"
+    driver.run()
+    assert driver.complete
+    assert driver.plan.epoch == 0
+    assert driver.missed() == set()
+    assert driver.misused() == 0

@@ -198,16 +198,17 @@ def test_a_role_rides_with_questions_alone_too() -> None:
 
 def test_a_read_with_a_bad_role_in_it_brings_no_details() -> None:
     """Nothing of it counts; what was asked is asked again."""
-    rounds = Rounds(a_sweep(Role("slave", link="connected")))
+    linked = Role("slave", link="connected")
+    rounds = Rounds(a_sweep(linked))
     rounds.send()
-    rounds.receive(rounds.scan(b"a"))
+    rounds.receive(rounds.scan(b"a"), linked)
     assert rounds.send(now=ROLE_PERIOD) == (1, 1, True)
     found = rounds.receive(1, rounds.scan(b"b"), Role("slave", link="connect"))
     assert found.unfit is not None
     assert rounds.sweep.details is not None
     assert rounds.sweep.details.take_ready() == []
     rounds.sweep.connection_lost()
-    assert rounds.send(now=ROLE_PERIOD) == (1, 1, False)
+    assert rounds.send(now=ROLE_PERIOD) == (1, 1, True)
 
 
 def test_questions_that_are_looked_at_when_the_connection_dies_are_asked_on_the_next() -> None:

@@ -111,8 +111,8 @@ class ScanPlan(Passes):
             case steps.Taken():
                 self._taken_all()
             case Evidence(role=role) if self._is_on_replica and lost_link(role):
-                # As in mid-pass: the same process goes on to have what it had.
-                self._lost(lost_link(role), None, now)
+                # As in mid-pass.
+                self._lost_link(role, now)
             case Evidence():
                 self._judged(self._judge(outcome), now)
             case Undecided():
@@ -345,8 +345,12 @@ class ScanPlan(Passes):
             self.suspects_failover = True
             self._leave(reason, now)
         else:
-            # The same process goes on to have what it had; when it is linked again, its cursors are good.
-            self._lost(lost_link(role), None, now)
+            self._lost_link(role, now)
+
+    def _lost_link(self, role: Role, now: float) -> None:
+        # The same process: when it is linked again, its cursors are good.
+        self._bound.go_back()
+        self._lost(lost_link(role), None, now)
 
     def _out_of_order(self, now: float) -> None:
         if self._bound.format is CursorFormat.UNKNOWN:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -120,14 +121,13 @@ class Sweep:
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
         collection = options.collection
-        self._segments = Segments(
+        self._segments_at = partial(
+            Segments,
             form,
-            number,
-            cursor=cursor,
-            cursors=cursors,
             may_be_small=collection is not None,
             has_pairs=collection is not None and collection.has_pairs,
         )
+        self._segments = self._segments_at(number, cursor=cursor, cursors=cursors)
         self._pacing = Pacing(options.count, options.duty)
         self._encode = ScanEncoder(options).encode
         # SCANs to be sent next, and those that were sent, in the order of their replies.
@@ -144,8 +144,11 @@ class Sweep:
         # how many are on their way. Who does not tell it is not asked.
         self._role_due: float | None = None if role.kind else math.inf
         self._asks_role = False
-        # A pass that may move has one in each round.
-        self._role_period = 0.0 if self._may_move else ROLE_PERIOD
+        # Whether what is read is beyond doubt only when a ROLE has vouched for it: in a pass that may move, and on a
+        # replica. That may lose all it has, go on answering, and have it back: its synchronisation has failed.
+        self._needs_vouching = self._may_move or role.kind == "slave"
+        # Such a pass has one in each round.
+        self._role_period = 0.0 if self._needs_vouching else ROLE_PERIOD
         self._roles_on_their_way = 0
         # A master's replicas, as it listed them last.
         self._replicas = role.replicas
@@ -191,13 +194,15 @@ class Sweep:
 
     @property
     def standing(self) -> Sequence[int | None]:
-        """The cursors to go on from later: in a pass that may move, those that were vouched for."""
-        return self._vouched if self._may_move and self._vouched is not None else self.cursors
+        """The cursors to go on from later: where vouching is needed, those that were vouched for."""
+        return self._vouched if self._needs_vouching and self._vouched is not None else self.cursors
 
     def go_back(self) -> None:
-        """The server is left. What it said since a ROLE last vouched for it may be a deposed master's: once more."""
+        """What the server said since a ROLE last vouched for it may be a deposed master's, or that of a replica without
+        its data: it is asked for once more, there or elsewhere.
+        """
         self.connection_lost()
-        self._segments = Segments(self.format, self._segments.number, cursors=self.standing)
+        self._segments = self._segments_at(self._segments.number, cursors=self.standing)
 
     @property
     def is_waiting_for_replies(self) -> bool:
@@ -400,7 +405,7 @@ class Sweep:
         if isinstance(reply, Role):
             lost = not self._replicas <= reply.replicas
             self._replicas = reply.replicas
-            if self._may_move and self._replicas_then <= reply.replicas:
+            if self._needs_vouching and self._replicas_then <= reply.replicas:
                 self._replicas_then = reply.replicas
                 self._vouched = self._segments.cursors
             return lost
