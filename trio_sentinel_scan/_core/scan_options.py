@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from .checkpoint import STORE_NAME, Checkpoint, Scope, parse_checkpoint
 from .compact_seen import CompactSeen
@@ -232,7 +232,7 @@ def check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> Non
     """
     store = durable(seen)
     if store is not None:
-        name: object = store.name
+        name = cast("object", store.name)
         if not isinstance(name, bytes) or len(name) != STORE_NAME:
             raise ConfigError("dedupe", "its name must be eight bytes: checkpoints have room for that")
         try:
