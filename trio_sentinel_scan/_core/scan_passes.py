@@ -70,6 +70,7 @@ class Passes:
             self._search = ReplicaSearch(
                 falls_back=options.falls_back, resume_at=held.address if held is not None else None
             )
+        self._is_closed = False
         # Whether the driver holds an open connection that this scan may still use.
         self.connected: bool = False
 
@@ -101,7 +102,11 @@ class Passes:
         return self._waiting == 0 and not self._in_hand
 
     def closed(self, now: float) -> None:
-        """The scan's block was left: the account ends here, whatever it had come to."""
+        """The scan's block was left: the account ends, whatever it had come to, and no page is handed out any more.
+
+        (A clone may have outlived the block. What it took would be marked in a filter that is given back by then.)
+        """
+        self._is_closed = True
         self._account.ended(now)
 
     def crashed(self, error: Exception, now: float) -> None:

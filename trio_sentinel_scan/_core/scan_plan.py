@@ -191,7 +191,7 @@ class ScanPlan(Passes):
     # ---- the guards: each has a test that takes it away and sees keys lost -----------------------------------------
 
     def _is_current(self, page: ScanPage[Any]) -> bool:
-        return page.epoch == self.epoch and self.state not in FINAL
+        return page.epoch == self.epoch and self.state not in FINAL and not self._is_closed
 
     def _may_certify(self) -> bool:
         return self.all_taken
