@@ -38,7 +38,7 @@ def python_files(*folders: str) -> list[str]:
 
 
 def async_files(*folders: str) -> list[str]:
-    """Those of them with anything asynchronous in them: the others would take minutes, and tell such a linter nothing."""
+    """Those of them with anything asynchronous in them: the others take such a linter minutes, and tell it nothing."""
     return [path for path in python_files(*folders) if "async " in (HERE / path).read_text(encoding="utf-8")]
 
 
