@@ -60,7 +60,7 @@ class Passes:
         self._account = Account(now)
 
         # Grows whenever what is under way loses its meaning; a report on an older step is ignored.
-        self._generation = 0
+        self._generation: int = 0
         # Where the scan is bound for, and under which version of the Sentinels' view. None until first located.
         self._target: steps.Target | None = None
         # Which replica to go to; None where the master is scanned, and nothing but the master.
