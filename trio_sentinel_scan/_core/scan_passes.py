@@ -341,6 +341,11 @@ class Passes:
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
+    def _complete(self, certificate: Certificate, now: float) -> None:
+        self.certificate = certificate
+        self._account.ended(now)
+        self._move(Event.HELD)
+
     def _fail(self, error: Exception, now: float) -> None:
         self.error = error
         self.connected = False
@@ -358,6 +363,12 @@ class Passes:
             self._fail(no_server(self._patience), now)
 
     # ---- small things -------------------------------------------------------------------------------------------
+
+    def _hold_connection(self) -> None:
+        self.connected = True
+
+    def _suspect_failover(self) -> None:
+        self.suspects_failover = True
 
     @property
     def _is_on_replica(self) -> bool:

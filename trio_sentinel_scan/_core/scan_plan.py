@@ -265,7 +265,7 @@ class ScanPlan(Passes):
             self._fail(seeds_differ(contradiction, self.summary(now)), now)
             return
         if self._sweep is None:
-            self.connected = True
+            self._hold_connection()
             resume, self._resume = self._resume, None
             if resume is None or resume.server is None:
                 self._begin_pass(found, cursor=self.options.cursor if self.epoch == self.first_epoch else 0)
@@ -287,7 +287,7 @@ class ScanPlan(Passes):
         if self._patience.fruitless > most:
             self._fail(no_more_connections(self._patience, found.server.address, most, self.summary(now)), now)
             return
-        self.connected = True
+        self._hold_connection()
         self._note_binding(anew=False)
         self._patience.reconnected()
         if self._bound.details is not None:
@@ -305,7 +305,8 @@ class ScanPlan(Passes):
         if found.unfit is not None:
             self._unfit(found.unfit, now)
             return
-        self.suspects_failover = self.suspects_failover or found.lost_replicas
+        if found.lost_replicas:
+            self._suspect_failover()
         if found.keys:
             size = self.options.page_size
             old_mark, new_mark = self._marks.committed(sweep.standing)
@@ -342,7 +343,7 @@ class ScanPlan(Passes):
         reason = self._bound.changed_role(role)
         if reason:
             self._note_failure(reason)
-            self.suspects_failover = True
+            self._suspect_failover()
             self._leave(reason, now)
         else:
             self._lost_link(role, now)
@@ -363,7 +364,7 @@ class ScanPlan(Passes):
     def _refused(self, error: redis_errors.RedisError, now: float, *, had_cursor: bool) -> None:
         match verdict_of(error):
             case Verdict.LOOK_AGAIN if not self._is_on_replica:
-                self.suspects_failover = True
+                self._suspect_failover()
                 if error_code(error) == "REDIRECT":
                     # It has left its role, as ROLE would tell. Where the master is, the Sentinels say.
                     self._leave("the server is no master any more: it answers REDIRECT", now)
@@ -396,9 +397,7 @@ class ScanPlan(Passes):
 
     def _judged(self, judgement: Judgement, now: float) -> None:
         if isinstance(judgement, Held):
-            self.certificate = judgement.certificate
-            self._account.ended(now)
-            self._move(Event.HELD)
+            self._complete(judgement.certificate, now)
         elif isinstance(judgement, Refuted):
             self._leave(f"no certificate: {judgement.reason}", now)
         else:
