@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     hidden = {"verb", "json", "svg", "binary"} | ({"keys"} if getattr(given, "sizes", None) else set())
+    if getattr(given, "dedupe", False):
+        hidden.add("peers")
     shown = {
         name: ",".join(map(str, value)) if isinstance(value, list) else value
         for name, value in vars(given).items()
@@ -61,7 +63,7 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
         case "pubsub":
             return partial(pubsub.pubsub, report, peers=given.peers, messages=given.messages, **common)
         case _:
-            verb = {"latency": latency.latency, "memory": memory.memory}[given.verb]
+            verb = latency.latency if given.verb == "latency" else partial(memory.memory, dedupe=given.dedupe)
             return partial(verb, report, peers=given.peers, keys=given.keys, count=given.count, **common)
 
 
@@ -102,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _add(verbs, "memory", "growth of the client over a scan", repeat=3, keys=5_000_000)
     _add_peers(verb, memory.DEFAULT_PEERS)
+    verb.add_argument("--dedupe", action="store_true", help="ours with each kind of dedupe, instead of the peers")
     verb.add_argument("--count", type=int, metavar="N", help="COUNT for all (default: ours its own, others 1000)")
 
     verb = _add(verbs, "commands", "GETs by several tasks on one client", repeat=5, keys=None)

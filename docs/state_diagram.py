@@ -8,8 +8,8 @@ from trio_sentinel_scan._core.scan_states import FINAL, TRANSITIONS, Event, Stat
 
 PAGE = Path(__file__).with_name("scan.md")
 BEGIN, END = "<!-- begin: state diagram -->\n", "<!-- end: state diagram -->\n"
-# Every state that is not final has these two ways out: they would hide all others.
-EVERYWHERE = {Event.VOIDED, Event.GIVEN_UP}
+# Every state that is not final has these ways out: they would hide all others.
+EVERYWHERE = {Event.VOIDED, Event.LEFT, Event.GIVEN_UP}
 
 
 def diagram() -> str:
@@ -22,7 +22,12 @@ def diagram() -> str:
                 by_target.setdefault(target, []).append(event.name)
         lines += [f"    {state.name} --> {target.name}: {', '.join(events)}" for target, events in by_target.items()]
     lines += [f"    {state.name} --> [*]" for state in sorted(FINAL, key=lambda state: state.name)]
-    lines += ["```", "", "From every state but the last two, VOIDED leads to LOCATING and GIVEN_UP to FAILED.", ""]
+    lines += [
+        "```",
+        "",
+        "From every state but the last two, VOIDED and LEFT lead to LOCATING and GIVEN_UP to FAILED.",
+        "",
+    ]
     for title, names in (("state", State), ("event", Event)):
         lines += [f"| {title} | |", "| --- | --- |"]
         lines += [f"| {member.name} | {member.value} |" for member in names]

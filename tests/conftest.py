@@ -112,6 +112,15 @@ def tls_server_binary() -> ServerBinary:
     _missing("this machine has no server program with TLS")
 
 
+@pytest.fixture(scope="session")
+def hash_seed_binary() -> ServerBinary:
+    """The first server program that can be given a hash-seed: Valkey, from 9.1 on."""
+    for binary in server_binaries().values():
+        if binary.product == "valkey" and binary.version_info >= (9, 1):
+            return binary
+    _missing("this machine has no Valkey from 9.1 on")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`each_server_binary`: the test runs once on every server program of this machine."""
     if "each_server_binary" in metafunc.fixturenames:

@@ -2,6 +2,7 @@
 #
 # _core/    decides: tables and state machines, without Trio, sockets or a clock.
 # _trio/    does: one thin driver per thing that touches the network. What you import from here lives there.
+# _spilling is the one thing that touches the disk.
 # testing/  real servers on loopback for tests, ours and yours: trio_sentinel_scan.testing.
 # cli/      the command line and the demo.
 #
@@ -10,15 +11,21 @@
 
 from __future__ import annotations
 
+from ._core.compact_seen import CompactSeen as CompactSeen
+from ._core.details import KeyDetails as KeyDetails
 from ._core.errors import (
     AuthenticationFailed as AuthenticationFailed,
     CheckpointInvalid as CheckpointInvalid,
     ClientClosed as ClientClosed,
+    CollectionChanged as CollectionChanged,
+    CollectionGone as CollectionGone,
     CommandNotShareable as CommandNotShareable,
     CommandOutcomeUnknown as CommandOutcomeUnknown,
     ConfigError as ConfigError,
+    HashSeedMismatch as HashSeedMismatch,
     LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
+    NoReplicaAvailable as NoReplicaAvailable,
     NoSentinelReachable as NoSentinelReachable,
     ProtocolError as ProtocolError,
     ResponseTimeout as ResponseTimeout,
@@ -29,6 +36,7 @@ from ._core.errors import (
     ScanRefused as ScanRefused,
     ScanRestartsExhausted as ScanRestartsExhausted,
     ScanStuck as ScanStuck,
+    SeenKeysUnavailable as SeenKeysUnavailable,
     SentinelScanError as SentinelScanError,
     ServerConnectionError as ServerConnectionError,
     ServerUnavailable as ServerUnavailable,
@@ -64,6 +72,7 @@ from ._core.topology_state import (
     SentinelState as SentinelState,
     TopologyState as TopologyState,
 )
+from ._spilling import SpillingSeen as SpillingSeen
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
 from ._trio.lease import Lease as Lease
 from ._trio.lock import Lock as Lock

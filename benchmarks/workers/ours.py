@@ -2,33 +2,67 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
 import trio
 
-from trio_sentinel_scan import Message, RedisClient
+from trio_sentinel_scan import CompactSeen, Message, RedisClient, SeenKeys, SpillingSeen
 
 from . import CHANNEL, Stage
+
+
+@contextmanager
+def open_filter(kind: object, keys: int) -> Generator[tuple[bool | SeenKeys, list[int]]]:
+    """What `dedupe` is to be, and a place for the bytes that are on disk afterwards."""
+    on_disk: list[int] = []
+    match kind:
+        case "compact":
+            yield CompactSeen(keys), on_disk
+        case "compact-not-expected":
+            yield CompactSeen(max(1, keys // 100)), on_disk
+        case "temporary":
+            with SpillingSeen() as store:
+                yield store, on_disk
+        case "spilling":
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, "seen.db")
+                with SpillingSeen(path) as store:
+                    yield store, on_disk
+                on_disk.append(path.stat().st_size)
+        case _:
+            yield kind is not None, on_disk
 
 
 async def scan(stage: Stage) -> None:
     async with RedisClient((stage.host, stage.port)) as client:
         await client.ping()
+        options = dict(stage.task["options"])
+        touch, dedupe = options.pop("touch", True), options.pop("dedupe", None)
+        # Their libraries are not to count as theirs.
+        for kind in ("compact", "temporary"):
+            with open_filter(kind, 1):
+                pass
+        expected = await client.dbsize()
         stage.ready()
         keys = 0
         summary = None
-        options = dict(stage.task["options"])
-        touch = options.pop("touch", True)
+        disk = 0
         while stage.again():
-            async with client.open_scan(**stage.scan_arguments, **options) as pages:
-                async for page in pages:
-                    if touch:
-                        # As where `scan_iter` hands them out one by one.
-                        for _key in page:
-                            keys += 1
-                    else:
-                        keys += len(page)
-            summary = pages.summary
+            with open_filter(dedupe, expected) as (options["dedupe"], on_disk):
+                async with client.open_scan(**stage.scan_arguments, **options) as pages:
+                    async for page in pages:
+                        if touch:
+                            # As where `scan_iter` hands them out one by one.
+                            for _key in page:
+                                keys += 1
+                        else:
+                            keys += len(page)
+            summary, disk = pages.summary, sum(on_disk)
         assert summary is not None
-        stage.done(keys=keys, pages=summary.pages, scans=summary.scans, epoch=summary.epoch)
+        stage.done(keys=keys, pages=summary.pages, scans=summary.scans, epoch=summary.epoch, on_disk=disk)
 
 
 async def get(stage: Stage) -> None:

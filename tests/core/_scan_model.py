@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from tests.core._tables import Table, hash64
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Undecided
 from trio_sentinel_scan._core.cursor import CursorFormat, rev64
+from trio_sentinel_scan._core.details import KeyDetails
 from trio_sentinel_scan._core.handshake import unfit_for_scanning
+from trio_sentinel_scan._core.hash_seed import HashSeed
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.scan_options import ScanOptions, checked_scan_options
 from trio_sentinel_scan._core.scan_plan import ScanPlan
-from trio_sentinel_scan._core.scan_replies import ROLE_REQUEST, ScanReply
+from trio_sentinel_scan._core.scan_replies import ScanReply
 from trio_sentinel_scan._core.scan_states import FINAL, State
 from trio_sentinel_scan._core.summary import ScanPage, ScanSummary
 from trio_sentinel_scan._core.topology import Votes
+from trio_sentinel_scan._core.topology_state import MasterState, ReplicaState, TopologyState
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 
 A, B, C = (Address(f"10.0.0.{number}", 6379) for number in (1, 2, 3))
@@ -34,17 +37,34 @@ def keys_named(count: int) -> list[bytes]:
     return [b"key:%04d" % number for number in range(count)]
 
 
-def scans_in(data: bytes) -> list[tuple[int, int]]:
-    """The cursor and COUNT of each SCAN in what was sent."""
-    found = []
+# What is asked about a key, by the name of its command.
+QUESTIONS = {b"TYPE": "type", b"TTL": "ttl", b"USAGE": "memory", b"IDLETIME": "idle", b"FREQ": "freq"}
+# The cursor and COUNT of a SCAN; what is asked about a key, and the key; None for a ROLE.
+Owed: TypeAlias = "tuple[int, int] | tuple[str, bytes] | None"
+
+
+def asked_in(data: bytes) -> list[Owed]:
+    """Everything in what was sent."""
+    found: list[Owed] = []
     for command in data.split(b"*")[1:]:
         words = command.split(b"\r\n")[2::2]
-        if words[0] == b"ROLE":
-            continue
-        assert words[0] == b"SCAN"
-        assert words[-2] == b"COUNT"
-        found.append((int(words[1]), int(words[-1])))
+        if words[0] in {b"SCAN", b"HSCAN", b"SSCAN", b"ZSCAN"}:
+            # A collection's key comes first.
+            cursor = words[1 + (words[0] != b"SCAN")]
+            found.append((int(cursor), int(words[words.index(b"COUNT") + 1])))
+        else:
+            found.append(None if words == [b"ROLE"] else (QUESTIONS[words[-2]], words[-1]))
     return found
+
+
+def scans_in(data: bytes) -> list[tuple[int, int]]:
+    """The cursor and COUNT of each SCAN in what was sent."""
+    return [(owed[0], int(owed[1])) for owed in asked_in(data) if owed is not None and isinstance(owed[0], int)]
+
+
+def questions_in(data: bytes) -> list[tuple[str, bytes]]:
+    """What is asked about keys in what was sent."""
+    return [(owed[0], bytes(owed[1])) for owed in asked_in(data) if owed is not None and isinstance(owed[0], str)]
 
 
 def cursors_asked(log: Iterable[steps.Step]) -> list[int]:
@@ -61,20 +81,36 @@ class Process:
     """One process at one address: its own hash seed, so that only its own cursors are any good to it."""
 
     def __init__(
-        self, number: int, address: Address, keys: Iterable[bytes], *, form: CursorFormat, honest: bool
+        self,
+        number: int,
+        address: Address,
+        keys: Iterable[bytes],
+        *,
+        form: CursorFormat,
+        honest: bool,
+        hash_seed: bytes | None = None,
     ) -> None:
         self.run_id = f"{number:040x}"
         self.address = address
-        self.table = Table(keys, seed=self.run_id.encode(), bits=5)
+        self.table = Table(keys, seed=hash_seed or self.run_id.encode(), bits=5)
+        # What it tells when it is asked: nothing, as a rule.
+        self.told_seed: HashSeed | None = None
         # What it is told apart as, and whether its cursors are of that kind.
         self.form = form
         self._opaque = form is CursorFormat.UNKNOWN or not honest
         self.role = "master"
         self.link = "connected"
+        # A master that was deposed does not list the replica that was promoted.
+        self.lost_replicas: set[Address] = set()
         self.hangs = False
+        self.refuses_role = False
         self.tells_run_id = True
         # Error replies that the next SCANs get; None for a proper reply in between.
         self.errors: deque[str | None] = deque()
+        # Error replies that the next questions about keys get; None for a proper reply in between.
+        self.question_errors: deque[str | None] = deque()
+        # What it does not say of any key.
+        self.keeps_to_itself: set[str] = set()
         # Every cursor it has given out, as the client sees it, and what it means.
         self.issued: dict[int, int] = {0: 0}
         # Cursors that are nobody's: where segments begin.
@@ -84,6 +120,22 @@ class Process:
 
     def identity(self) -> ServerIdentity:
         return ServerIdentity(self.run_id if self.tells_run_id else None, self.address)
+
+    def tell(self, name: str, key: bytes) -> ScanReply:
+        """Answer a question about a key."""
+        if self.question_errors and (error := self.question_errors.popleft()) is not None:
+            return parse_error_reply(error)
+        if key not in self.table.hashes:
+            return b"none" if name == "type" else -2 if name == "ttl" else None
+        if name in self.keeps_to_itself:
+            return parse_error_reply("ERR not with this policy")
+        told = self.details_of(key)[KeyDetails._fields.index(name)]
+        return told.encode() if isinstance(told, str) else told
+
+    def details_of(self, key: bytes) -> KeyDetails:
+        """What there is to be known of a key that it has. Some of it is another thing at another process."""
+        number = int(self.run_id, 16)
+        return KeyDetails("hash" if key[-1] % 2 else "string", len(key), 1000 * number + key[-1], number, key[-1])
 
     def scan(self, cursor: int, count: int) -> ScanReply:
         """Answer a SCAN. A cursor of somebody else's is answered, too: that is the trouble."""
@@ -109,8 +161,13 @@ class World:
         form: CursorFormat = CursorFormat.REVERSED,
         honest: bool = True,
         tell_run_id: bool = True,
+        hash_seed: bytes | None = None,
     ) -> None:
+        """With `hash_seed`, all processes have that one; without, each draws its own."""
         self.keys = set(keys)
+        self._hash_seed = hash_seed
+        # With one seed, a cursor is good wherever it came from.
+        self._issued: dict[int, int] = {0: 0}
         self._form, self._honest, self._tell_run_id = form, honest, tell_run_id
         # Every process there ever was.
         self.processes: list[Process] = []
@@ -121,6 +178,10 @@ class World:
         # What the client's view has got to.
         self.known = self.named
         self.sentinels_in_reach = SENTINELS
+        # Replicas that the Sentinels do not show, and what they say of others: fields of a `ReplicaState`.
+        self.removed: set[Address] = set()
+        self.shown_as: dict[Address, dict[str, Any]] = {}
+        self._service: TopologyState | None = None
         self._set_roles()
 
     # -- processes --
@@ -129,7 +190,10 @@ class World:
         """A new process at this address, with the service's keys unless it is given others."""
         kept = self.keys if keys is None else keys
         number = len(self.processes) + 1
-        process = Process(number, address, kept, form=self._form, honest=self._honest)
+        process = Process(number, address, kept, form=self._form, honest=self._honest, hash_seed=self._hash_seed)
+        if self._hash_seed is not None:
+            process.issued = self._issued
+            process.told_seed = HashSeed(self._hash_seed, release="valkey 9.1")
         process.tells_run_id = self._tell_run_id
         self.processes.append(process)
         self.nodes[address] = process
@@ -162,6 +226,9 @@ class World:
         assert process is not None
         self._replicate(process)
         process.role, process.hangs = "master", False
+        process.lost_replicas.clear()
+        if (deposed := self.nodes[old.address]) is not None and deposed is not process:
+            deposed.lost_replicas.add(to)
         self.named = steps.Target(to, (old.config_epoch or 0) + 1, old.version + 1)
 
     def demote_old_masters(self) -> None:
@@ -182,13 +249,29 @@ class World:
         if process.role == "slave":
             return Role("slave", link=process.link)
         up = {address for address, node in self.nodes.items() if node is not None}
-        return Role("master", frozenset(up - {process.address}))
+        return Role("master", frozenset(up - {process.address} - process.lost_replicas))
 
     def votes(self, target: steps.Target) -> Votes:
         """Asked now."""
         same = self.named.address == target.address
         agree = same and (self.named.config_epoch or 0) <= (target.config_epoch or 0)
         return Votes(SENTINELS, self.sentinels_in_reach * agree, self.sentinels_in_reach * (not same))
+
+    def service(self) -> TopologyState:
+        """The service, as the client has heard of it; the same object as long as it is the same."""
+        master = self.known.address
+        replicas = tuple(
+            ReplicaState(
+                address, **{"run_id": "x", "link_status": "ok", "offset": 100, **self.shown_as.get(address, {})}
+            )
+            for address in (A, B, C)
+            if address != master and address not in self.removed
+        )
+        state = TopologyState(MasterState(master, self.known.config_epoch or 0), replicas, ())
+        if state != self._service:
+            self._service = state
+        assert self._service is not None
+        return self._service
 
     # -- clients --
 
@@ -214,8 +297,8 @@ class Link:
 
     process: Process
     alive: bool = True
-    # The cursors and COUNTs of what was asked and not answered yet; None is a ROLE.
-    owed: deque[tuple[int, int] | None] = field(default_factory=deque)
+    # What was asked and not answered yet.
+    owed: deque[Owed] = field(default_factory=deque)
 
 
 def scan_options(*, has_sentinels: bool = True, **changes: Any) -> ScanOptions:
@@ -298,7 +381,7 @@ class Driver:
             outcome = steps.Taken()
         if isinstance(step, steps.Locate):
             # Looked up and reported in one go: nothing comes between.
-            outcome = steps.Located(self.world.known)
+            outcome = steps.Located(self._look())
         assert outcome is not None, "the wait has no end"
         self.report(outcome)
 
@@ -351,7 +434,7 @@ class Driver:
     def _outcome_of(self, step: steps.Step) -> steps.Outcome | None:
         match step:
             case steps.Locate():
-                return steps.Located(self.world.known)
+                return steps.Located(self._look())
             case steps.Connect(_, _, target):
                 return self._connect(target)
             case steps.Rest():
@@ -361,6 +444,10 @@ class Driver:
             case _:
                 return self._on_link(step)
 
+    def _look(self) -> steps.Target | TopologyState:
+        """What the Sentinels say, as the client has it."""
+        return self.world.known if self.options.read_from == "master" else self.world.service()
+
     def _connect(self, target: steps.Target) -> steps.Outcome | None:
         process = self.world.nodes[target.address]
         if process is None:
@@ -369,8 +456,10 @@ class Driver:
             return None
         self.link = Link(process)
         role = self.world.role_of(process)
-        unfit = unfit_for_scanning(role, target.address, wants_master=self.options.basis != "server")
-        return steps.Connected(process.identity(), role, process.form, unfit)
+        wants_master = self.options.basis != "server" and not target.is_replica
+        unfit = unfit_for_scanning(role, target.address, wants_master=wants_master, wants_replica=target.is_replica)
+        told = process.told_seed if self.options.hash_seed_shared else None
+        return steps.Connected(process.identity(), role, process.form, unfit, told)
 
     def _on_link(self, step: steps.Step) -> steps.Outcome | None:
         link = self.link
@@ -379,45 +468,47 @@ class Driver:
             return steps.Lost("connection closed")
         match step:
             case steps.Ask(_, data, replies):
-                asked = scans_in(data)
-                rides_along = data.endswith(ROLE_REQUEST)
-                assert len(asked) == replies - rides_along > 0
+                asked = asked_in(data)
+                assert len(asked) == replies > 0
+                assert asked != [None], "a role was asked for by itself"
                 link.owed.extend(asked)
-                under_way = sum(owed is not None for owed in link.owed)
+                under_way = sum(owed is not None and isinstance(owed[0], int) for owed in link.owed)
                 assert under_way <= (self.options.segments or 64), "a segment was asked for twice"
-                if rides_along:
-                    link.owed.append(None)
                 return steps.Asked()
             case steps.Receive():
                 assert link.owed, "nothing was asked"
                 if link.process.hangs:
                     return None
                 return steps.Answered([self._scan(link) for _ in range(min(self.batch, len(link.owed)))])
-            case steps.Certify(_, _, target):
+            case steps.Certify():
                 assert not link.owed, "what is still to come would be taken for the evidence"
                 if link.process.hangs:
                     return None
-                return self._evidence(link.process, target)
+                return self._evidence(link.process, step)
         raise AssertionError(step)
 
     def _scan(self, link: Link) -> ScanReply:
         owed = link.owed.popleft()
         if owed is None:
+            if link.process.refuses_role:
+                return parse_error_reply("NOPERM no permissions to run the 'role' command")
             return self.world.role_of(link.process)
-        cursor, count = owed
+        if isinstance(owed[0], str):
+            return link.process.tell(owed[0], bytes(owed[1]))
+        cursor, count = owed[0], int(owed[1])
         epoch, segments = self.plan.epoch, self.options.segments or 64
         if epoch not in self.present or (cursor == 0 and segments == 1):
             self.present[epoch] = set(self.world.keys)
         link.process.starts = start_cursors(segments)
         return link.process.scan(cursor, count)
 
-    def _evidence(self, process: Process, target: steps.Target) -> Evidence | Undecided:
+    def _evidence(self, process: Process, step: steps.Certify) -> Evidence | Undecided:
         self.named_when_asked = self.world.named.address
         return Evidence(
             run_id=process.run_id if process.tells_run_id else None,
             role=self.world.role_of(process),
-            votes=self.world.votes(target) if self.options.basis == "sentinels" else None,
-            config_epoch=target.config_epoch,
+            votes=self.world.votes(step.target) if step.basis == "sentinels" else None,
+            config_epoch=step.target.config_epoch,
         )
 
     def _drop_what_is_of_no_use(self) -> None:
@@ -433,7 +524,7 @@ class Driver:
 
     def heed(self) -> bool:
         """What the client knows reaches the plan."""
-        changed = self.plan.master_changed(self.world.known, self.now)
+        changed = self.plan.heard(self._look(), self.now)
         if changed and self.pending is not None:
             (step, outcome), self.pending = self.pending, None
             if outcome is not None:
@@ -459,9 +550,27 @@ class Driver:
         page = self.plan.take(page, self.now)
         if page is None:
             return None
+        self._check_details(page)
         self.pages.append(page)
         self.handed.setdefault(page.epoch, Counter()).update(page.keys)
         return page
+
+    def _check_details(self, page: ScanPage[bytes]) -> None:
+        """They are of these keys, of nothing else, and by the word of the very process that the page is of.
+
+        (Where a pass may move, by that of the process that it has moved to, perhaps.)
+        """
+        wanted = self.options.with_
+        if wanted is None:
+            assert page.details == {}
+            return
+        assert set(page.details) == set(page.keys)
+        run_id = None if self.options.hash_seed_shared else page.server.run_id
+        tellers = [process for process in self.world.processes if run_id in (None, process.run_id)]
+        for key, details in page.details.items():
+            told = [KeyDetails("none", -2), KeyDetails(), *[process.details_of(key) for process in tellers]]
+            for name, value, values in zip(details._fields, details, zip(*told, strict=True), strict=True):
+                assert value in (values if name in wanted.names else (None,))
 
     def take_all(self) -> None:
         """Take whatever waits."""
@@ -477,9 +586,13 @@ class Driver:
             present.discard(key)
 
     def missed(self) -> set[bytes]:
-        """Keys that were there all through the pass of the present epoch, and were not handed out in it."""
+        """Keys that were there all through the pass of the present epoch, and were not handed out in it.
+
+        (Nor before, where each key is to be handed out once.)
+        """
         owed = self.present.get(self.plan.epoch, set(self.world.keys))
-        return owed - set(self.handed.get(self.plan.epoch, ()))
+        epochs = self.handed if self.options.dedupe is not None else [self.plan.epoch]
+        return owed - {key for epoch in epochs for key in self.handed.get(epoch, ())}
 
     def misused(self) -> int:
         """How often a process was sent a cursor of another's."""

@@ -187,3 +187,10 @@ def test_another_scans_is_refused(other: Scope, problem: str) -> None:
     """Its cursors would be taken for those of a pass that has looked at other keys."""
     with pytest.raises(CheckpointInvalid, match=problem):
         parse_checkpoint(text(other), SCOPE)
+
+
+def test_of_any_scan() -> None:
+    other = Scope(7, b"user:*", "hash", (b"HSCAN", b"key"))
+    assert parse_checkpoint(text(other), None) == parse_checkpoint(text(other), other)
+    with pytest.raises(CheckpointInvalid, match="damaged"):
+        parse_checkpoint(text(other)[:-9], None)

@@ -46,6 +46,11 @@ def status_of(*arguments: str) -> int | str | None:
         (["scan", "--cacert", "/no/such/file"], "--cacert"),
         (["scan", "-a", "secret"], "REDISCLI_AUTH or --askpass"),
         (["scan", "redis://:secret@h"], "redis://***@h"),
+        (["scan", "--fallback", "replica"], "--fallback"),
+        (["scan", "--dedupe", "most"], "--dedupe"),
+        (["scan", "--dedupe", "compact", "--checkpoint", "here"], "--dedupe: compact is in memory alone"),
+        (["count", "--dedupe"], "--dedupe"),
+        (["count", "--with", "type"], "--with"),
         (["demo", "--keys", "10"], "--keys"),
     ],
 )

@@ -50,6 +50,20 @@ def test_a_complete_scan_that_began_again() -> None:
     assert ending(replace(summary, restarts=(RESTART, RESTART)))[1].startswith("2 restarts: ")
 
 
+def test_a_complete_scan_that_wrote_each_key_once() -> None:
+    """What is complete is what all passes have brought together."""
+    summary = replace(COMPLETE, keys=2000, keys_this_epoch=500, epoch=1, restarts=(RESTART,), duplicates_dropped=1501)
+    first, *rest = ending(summary, each_once=True)
+    assert first.startswith("complete: 2,000 keys in 2.00 s (1,000 keys/s)")
+    assert rest == [
+        "1 restart: 1,500 keys had come before the final pass, and none of them came again",
+        "1,501 duplicates were left out",
+    ]
+    assert ending(replace(COMPLETE, duplicates_dropped=1), each_once=True)[1:] == ["1 duplicate was left out"]
+    assert len(ending(COMPLETE, each_once=True)) == 1
+    assert ending_early(replace(summary, complete=False))[1:] == ["1,501 duplicates were left out"]
+
+
 @pytest.mark.parametrize("position, covered", [(0.25, ", 25% of the pass"), (None, "")])
 def test_an_incomplete_scan(position: float | None, covered: str) -> None:
     summary = replace(COMPLETE, complete=False, position=position, certificate=None)
@@ -60,6 +74,9 @@ def test_a_restart() -> None:
     assert restarting(RESTART) == (
         "restart 1 after 1.50 s: MASTER_CHANGE 10.0.0.1:6379 -> 10.0.0.2:6379; scanning again from the beginning,"
         " so keys may come again"
+    )
+    assert restarting(RESTART, each_once=True).endswith(
+        "; scanning again from the beginning, and leaving out what was written"
     )
 
 
@@ -121,6 +138,21 @@ def test_log_records_are_lines_of_the_report() -> None:
 def test_an_error_shows_no_password(problem: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _app._fail(problem, 2) == 2
     assert capsys.readouterr().err == f"trio-sentinel-scan: error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    "theirs, ours",
+    [
+        (
+            'no replica; fallback="master" would scan the master then',
+            "no replica; --fallback master would scan the master then",
+        ),
+        ('is for scans with read_from="replica"', "is for scans with --replica"),
+        ("anything else", "anything else"),
+    ],
+)
+def test_arguments_are_called_what_they_are_here(theirs: str, ours: str) -> None:
+    assert _app._in_our_words(theirs) == ours
 
 
 # ---- the demo ---------------------------------------------------------------------------------------------------

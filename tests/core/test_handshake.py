@@ -318,6 +318,37 @@ def test_only_a_master_or_a_synced_replica_is_fit_for_scanning(role: Role, wants
     assert not said or "10.0.0.1:6379" in said
 
 
+@pytest.mark.parametrize(
+    "role, problem",
+    [
+        (Role("slave", link="connected"), ""),
+        (Role("slave", link="handshake"), "not in sync with its master (its link is 'handshake')"),
+        (Role("slave"), "not in sync"),
+        (Role("master"), "was named as a replica and says that its role is master"),
+        (Role(""), "was named as a replica and does not tell its role"),
+    ],
+)
+def test_only_a_synced_replica_is_fit_where_a_replica_is_wanted(role: Role, problem: str) -> None:
+    """It must say so itself: what the Sentinels know may be ten seconds old."""
+    said = unfit_for_scanning(role, ADDRESS, wants_master=False, wants_replica=True)
+    assert problem in said
+    assert bool(said) is bool(problem)
+
+
+@pytest.mark.parametrize("protocol", [None, 2])
+@pytest.mark.parametrize("refusal", ["ERR unknown subcommand 'CAPA'", "ERR Unknown subcommand", "NOPERM no"])
+def test_a_server_is_asked_to_redirect_where_a_master_is_wanted(protocol: int | None, refusal: str) -> None:
+    """In the same round trip; one that does not know how, or may not, is as good as any."""
+    handshake = Handshake(
+        ADDRESS, login=(), db=0, client_name=None, protocol=protocol, version="1.2.3", wants_master=True
+    )
+    assert handshake.commands()[-1] == ("CLIENT", "CAPA", "redirect")
+    answers: dict[str, Any] = {"HELLO": HELLO, "ROLE": ROLE, "INFO": INFO}
+    found = handshake.read([answers.get(str(words[0]), OK) for words in handshake.commands()[:-1]] + [ERROR(refusal)])
+    assert found is not None
+    assert found.identity.run_id == RUN_ID
+
+
 def test_as_many_replies_as_commands() -> None:
     """Anything else is a driver's mistake, and no greeting is made of it."""
     with pytest.raises(ValueError, match="shorter"):

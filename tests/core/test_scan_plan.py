@@ -31,15 +31,20 @@ from trio_sentinel_scan._core.errors import (
     AuthenticationFailed,
     ConfigError,
     ProtocolError,
+    ResponseTimeout,
+    RoleMismatch,
     ScanError,
     ScanInterrupted,
     ScanNotCertified,
     ScanRefused,
     ScanRestartsExhausted,
     ScanStuck,
+    SentinelScanError,
+    ServerConnectionError,
     ServerUnavailable,
 )
 from trio_sentinel_scan._core.identity import Role, ServerIdentity
+from trio_sentinel_scan._core.scan_failures import lost_by
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.scan_states import State
 from trio_sentinel_scan._core.scan_steps import Target
@@ -1023,9 +1028,7 @@ def test_patience_ends_at_the_failover_timeout() -> None:
     assert driver.now == pytest.approx(105.0)
 
 
-@pytest.mark.parametrize(
-    "reply", ["MASTERDOWN Link", "READONLY no", "REDIRECT 10.0.0.2:6379", "ERR max number of clients"]
-)
+@pytest.mark.parametrize("reply", ["MASTERDOWN Link", "READONLY no", "ERR max number of clients"])
 def test_a_server_that_is_not_the_one_to_ask_is_left_and_looked_up_again(reply: str) -> None:
     """Over a new connection; the same process goes on with its cursor."""
     driver = Driver(World(KEYS))
@@ -1034,6 +1037,21 @@ def test_a_server_that_is_not_the_one_to_ask_is_left_and_looked_up_again(reply: 
     summary = driver.run()
     is_complete(driver)
     assert (summary.epoch, summary.reconnects) == (0, 1)
+
+
+def test_a_redirect_is_as_good_as_a_role() -> None:
+    """The server has left its role, so its pass is void; the Sentinels are asked, and the address is not looked at."""
+    driver = Driver(World(KEYS))
+    driver.go_to(steps.HandOver)
+    driver.world.master.errors.append("REDIRECT 10.0.0.99:6379")
+    while driver.plan.epoch == 0:
+        driver.take_all()
+        driver.step()
+    assert driver.plan.suspects_failover
+    driver.run()
+    is_complete(driver)
+    assert reasons(driver) == ["the server is no master any more: it answers REDIRECT"]
+    assert driver.pages[-1].server.address == A
 
 
 def test_a_server_that_does_not_know_its_cursor_is_asked_from_the_start() -> None:
@@ -1453,3 +1471,34 @@ def test_a_server_that_cannot_tell_for_too_long_is_not_certified_either(options:
     assert isinstance(error, ScanNotCertified)
     assert "the server answers BUSY" in str(error)
     assert "certify" not in str(error).replace("certified", "")
+
+
+# ---- what a failed step means -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error, is_final",
+    [
+        (ServerConnectionError("gone"), False),
+        (ResponseTimeout("late"), False),
+        (RoleMismatch("a replica"), False),
+        (AuthenticationFailed("refused"), True),
+        (ProtocolError("nonsense"), True),
+        (ConfigError("db", "is not there"), True),
+    ],
+)
+def test_what_trying_again_cannot_mend(error: SentinelScanError, is_final: bool) -> None:
+    """It ends the scan as itself."""
+    lost = lost_by(error, Driver(World(KEYS)).plan.summary(100.0))
+    assert lost.problem == str(error)
+    assert lost.final is (error if is_final else None)
+
+
+def test_a_key_that_cannot_be_decoded_ends_the_scan_and_is_not_shown() -> None:
+    """The error that Python raises has it."""
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"secret\xff".decode()
+    lost = lost_by(caught.value, Driver(World(KEYS)).plan.summary(100.0))
+    assert isinstance(lost.final, ScanError)
+    assert "secret" not in f"{lost.problem} {lost.final}"
+    assert "surrogateescape" in str(lost.final)

@@ -225,7 +225,7 @@ def test_a_cursor_that_is_committed_before_its_keys_loses_them(
     def report_and_commit_the_keys(plan: ScanPlan, step: steps.Step, outcome: steps.Outcome, now: float) -> None:
         report(plan, step, outcome, now)
         if held_back:
-            aside.append(ScanPage(held_back[:], plan.epoch, plan._bound.server, plan._position(), plan._mark_of(())))
+            aside.append(ScanPage(held_back[:], plan.epoch, plan._bound.server, plan._position(), plan._marks.latest))
             held_back.clear()
         if isinstance(step, steps.Ask):
             if isinstance(outcome, steps.Asked):

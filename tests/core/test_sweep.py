@@ -415,8 +415,10 @@ def asks_role(sweep: Sweep, now: float) -> bool:
 def with_role(role: Role, reply: Any, **options: Any) -> Yield:
     """What comes of this reply to the ROLE that rode along with a round that brought a key."""
     sweep = a_sweep(role=role, segments=1, **options)
-    assert not asks_role(sweep, 0.0)
-    sweep.received([(2**62, [b"a"])], 0.0)
+    told = [role] if asks_role(sweep, 0.0) else []
+    # (A replica is asked with each round.)
+    assert bool(told) is (role.kind == "slave")
+    sweep.received([(2**62, [b"a"]), *told], 0.0)
     assert asks_role(sweep, 1.0)
     return sweep.received([(2**61, [b"b"]), reply], 1.0)
 
@@ -457,14 +459,32 @@ def test_a_read_with_a_bad_role_in_it_brings_nothing(was: Role, is_now: Role, ha
 
 def test_keys_of_a_read_with_a_bad_role_in_it_are_asked_for_again() -> None:
     """Cursors and keys go together: neither was committed."""
-    sweep = a_sweep(role=Role("slave", link="connected"), segments=1, has_sentinels=False)
-    ask(sweep)
-    sweep.received([(2**62, [b"a"])], 0.0)
-    asks_role(sweep, 1.0)
+    linked = Role("slave", link="connected")
+    sweep = a_sweep(role=linked, segments=1, has_sentinels=False)
+    assert asks_role(sweep, 0.0)
+    sweep.received([(2**62, [b"a"]), linked], 0.0)
+    assert asks_role(sweep, 0.0)
     sweep.received([(2**61, [b"b"]), Role("slave", link="connect")], 1.0)
     sweep.connection_lost()
-    assert ask(sweep, 1.1) == [(2**62, 10)]
+    this = sweep.next_round(1.1, page_in_hand=False)
+    assert this is not None
+    assert scans_in(this.data) == [(2**62, 10)]
     assert sweep.scans == 1
+
+
+def test_what_no_role_has_vouched_for_is_asked_for_again() -> None:
+    """A replica that is not in sync may have nothing, and say so."""
+    linked = Role("slave", link="connected")
+    sweep = a_sweep(role=linked, segments=1, has_sentinels=False)
+    asks_role(sweep, 0.0)
+    sweep.received([(2**62, [b"a"]), linked], 0.0)
+    asks_role(sweep, 0.0)
+    sweep.received([(0, [])], 0.0)
+    assert list(sweep.cursors) == [None]
+    assert list(sweep.standing) == [2**62]
+    sweep.go_back()
+    assert list(sweep.cursors) == [2**62]
+    assert not sweep.swept
 
 
 @pytest.mark.parametrize("reply, again", [(LOADING, True), (NOPERM, False), ((0, []), False)])

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 Direction: TypeAlias = Literal["request", "reply"]
 Matcher: TypeAlias = "Callable[[bytes], bool]"
 
-_SCAN: Final = re.compile(rb"\r\nSCAN\r\n\$\d+\r\n(\d+)\r\n")
+# (HSCAN and its like have a key first.)
+_SCAN: Final = re.compile(rb"\r\n(?:SCAN|[HSZ]SCAN\r\n\$\d+\r\n[^\r]*)\r\n\$\d+\r\n(\d+)\r\n")
 _SCAN_REPLY: Final = re.compile(rb"\A\*2\r\n\$\d+\r\n(\d+)\r\n")
 _SCAN_REPLIES: Final = re.compile(rb"(?:\A|\r\n)\*2\r\n\$\d+\r\n(\d+)\r\n(?=\*)")
 _RUN_ID: Final = re.compile(rb"\r\nrun_id:([0-9a-f]{40})\r\n")

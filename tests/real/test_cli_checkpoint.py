@@ -55,6 +55,26 @@ async def test_killed_and_run_again(server_binary: ServerBinary, tmp_path: Path)
         assert names_in(tmp_path) == []
 
 
+@pytest.mark.parametrize("option", [(), ("--dedupe",)], ids=["plain", "dedupe"])
+async def test_no_checkpoint_is_ahead_of_the_keys(
+    server_binary: ServerBinary, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    """The first page is more than the pipe holds, and nobody reads: it is not written, so no checkpoint covers it."""
+    arguments = ("scan", *option, "--checkpoint", str(tmp_path / "here"), "--count", "1000", "--segments", "1")
+    async with LocalRedis(binary=server_binary) as server:
+        keys = await server.fill(3_000, prefix="long" * 100)
+        async with running(*arguments, "-u", server.url) as run:
+            await run.until_quiet()
+            run.process.kill()
+            first = await run.end()
+        before = set(first.out.split(b"\n")[:-1])
+        assert before < keys
+        second = await cli(*arguments, "-u", server.url)
+    assert second.status == 0, second.err
+    assert before | set(second.keys) == keys
+    assert names_in(tmp_path) == []
+
+
 async def test_of_a_server_that_was_restarted(server_binary: ServerBinary, tmp_path: Path) -> None:
     """Everything comes again, and it is told why; or nothing, if that is wanted."""
     file = tmp_path / "here"
@@ -79,9 +99,10 @@ async def test_a_scan_that_fails_leaves_one(server_binary: ServerBinary, tmp_pat
     """Behind the last key that was written: here, all of them, and nobody who certifies them."""
     file = tmp_path / "here"
     async with LocalSentinel(replicas=1, binary=server_binary) as service:
-        keys = await service.fill(1_000)
+        # It waits for its reader, so it is not at its end when the Sentinels fall silent.
+        keys = await service.fill(KEYS)
         arguments = ("--checkpoint", str(file), "--failover-timeout", "1", "-u", service.url)
-        async with running("scan", "--count", "10", "--duty", "0.01", *arguments) as run:
+        async with running("scan", *arguments) as run:
             await run.read(1)
             for sentinel in service.sentinel_nodes:
                 await sentinel.pause()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -30,6 +31,51 @@ async def test_export_keys() -> None:
         exported = dict(map(json.loads, done.stdout.splitlines()))
         assert exported == {key.decode(): "v" for key in keys}
         assert b"says master" in done.stderr
+
+
+# Dies with the first page behind the second checkpoint.
+KILLED = """
+import os, signal, sys, trio
+import resumable_export as example
+
+class Export(example.Export):
+    saves = 0
+
+    def save(self, checkpoint):
+        super().save(checkpoint)
+        self.saves += 1
+
+    def write(self, keys):
+        super().write(keys)
+        if self.saves == 2:
+            self.file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+example.Export, example.EVERY = Export, 2_000
+trio.run(example.main, *sys.argv[1:])
+"""
+
+
+async def test_resumable_export(tmp_path: Path) -> None:
+    """Killed in the middle, on a server that is another one when it goes on."""
+    folder = tmp_path / "export"
+    environment = {**os.environ, "PYTHONPATH": f"{EXAMPLES.parent}:{EXAMPLES}"}
+    async with LocalRedis() as server:
+        keys = await server.fill(20_000)
+        command = [sys.executable, "-c", KILLED, server.url, str(folder)]
+        done = await trio.run_process(command, check=False, env=environment)
+        assert done.returncode == -signal.SIGKILL
+        size, _ = json.loads((folder / "checkpoint").read_text())
+        assert 0 < size < (folder / "keys").stat().st_size
+        # A snapshot, so that its keys are there again.
+        await server.execute("SAVE")
+        await server.restart()
+        command = [sys.executable, str(EXAMPLES / "resumable_export.py"), server.url, str(folder)]
+        done = await trio.run_process(command, capture_stderr=True, env=environment)
+        assert b"says master" in done.stderr
+    exported = [json.loads(line).encode() for line in (folder / "keys").read_text().splitlines()]
+    assert sorted(exported) == sorted(keys)
+    assert [path.name for path in folder.iterdir()] == ["keys"]
 
 
 async def test_follow_channels() -> None:

@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.real.scenes import open_booth
-from trio_sentinel_scan import ClientClosed, ConfigError, RedisClient, RoleMismatch, SentinelClient, connect
+from trio_sentinel_scan import (
+    ClientClosed,
+    CompactSeen,
+    ConfigError,
+    RedisClient,
+    RoleMismatch,
+    SentinelClient,
+    SpillingSeen,
+    connect,
+)
+from trio_sentinel_scan._core.checkpoint import Mark, PassFacts, Scope
 from trio_sentinel_scan.testing import LocalSentinel
 
 if TYPE_CHECKING:
     import trio
 
+# Of a scan of everything, that had not found its server yet.
+CHECKPOINT = Mark(PassFacts(Scope(0, None, None), 0)).text()
 SCANS: list[tuple[str, dict[str, Any]]] = [
     ("match", {"match": 7}),
     ("match", {"match": ["a*", b"b*"]}),
@@ -42,6 +54,38 @@ SCANS: list[tuple[str, dict[str, Any]]] = [
     ("prefetch", {"prefetch": 1.5}),
     ("certify", {"certify": "nobody"}),
     ("certify", {"certify": None}),
+    ("read_from", {"read_from": "slave"}),
+    ("read_from", {"read_from": "replica"}),
+    ("fallback", {"fallback": "replica"}),
+    ("fallback", {"fallback": "master"}),
+    ("segments", {"segments": 0}),
+    ("segments", {"segments": "all"}),
+    ("segments", {"segments": 2, "cursor": 5}),
+    ("segments", {"segments": 2, "extra_args": ["node"]}),
+    ("duty", {"duty": 0}),
+    ("duty", {"duty": 1.5}),
+    ("page_size", {"page_size": 0}),
+    ("dedupe", {"dedupe": None}),
+    ("dedupe", {"dedupe": "exact"}),
+    ("dedupe", {"dedupe": SpillingSeen}),
+    ("dedupe", {"dedupe": True, "resume": CHECKPOINT}),
+    ("dedupe", {"dedupe": CompactSeen(), "resume": CHECKPOINT}),
+    ("resume", {"resume": ""}),
+    ("resume", {"resume": b"tss1.AAAA"}),
+    ("resume", {"resume": "tss9.AAAA"}),
+    ("resume", {"resume": CHECKPOINT[:-1]}),
+    ("resume", {"resume": CHECKPOINT, "match": "a*"}),
+    ("cursor", {"cursor": 5, "resume": CHECKPOINT}),
+    ("with_", {"with_": "type"}),
+    ("with_", {"with_": None}),
+    ("with_", {"with_": ["type", "size"]}),
+    ("with_", {"with_": ["type", "type"]}),
+    ("extra_args", {"extra_args": "node"}),
+    ("extra_args", {"extra_args": [7]}),
+    ("extra_args", {"extra_args": [""]}),
+    ("extra_args", {"extra_args": ["count", "10"]}),
+    ("hash_seed_shared", {"hash_seed_shared": 1}),
+    ("hash_seed_shared", {"hash_seed_shared": True, "extra_args": ["node"]}),
 ]
 
 
@@ -54,8 +98,13 @@ async def test_open_scan(nursery: trio.Nursery) -> None:
                 client.open_scan(**options)
             assert caught.value.argument == argument
             assert isinstance(caught.value, ValueError)
-        nonsense: dict[str, Any] = {"resume": "a text of last week"}
-        with pytest.raises(TypeError, match="resume"):
+        # A store that went with its block.
+        with SpillingSeen() as store:
+            client.open_scan(dedupe=store)
+        with pytest.raises(ConfigError, match=r"^dedupe: the store of seen keys is closed"):
+            client.open_scan(dedupe=store)
+        nonsense: dict[str, Any] = {"resume_at": "a text of last week"}
+        with pytest.raises(TypeError, match="resume_at"):
             client.open_scan(**nonsense)
         await client.ping()
         assert booth.proxy.bytes_received - received == len(b"*1\r\n$4\r\nPING\r\n")

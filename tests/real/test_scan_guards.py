@@ -139,7 +139,7 @@ async def test_without_the_joint_commit(nursery: trio.Nursery, monkeypatch: pyte
         report(plan, step, outcome, now)
         if isinstance(outcome, steps.Asked) and pending:
             plan._in_hand.append(
-                ScanPage(pending[:], plan.epoch, plan._bound.server, plan._position(), plan._mark_of(()))
+                ScanPage(pending[:], plan.epoch, plan._bound.server, plan._position(), plan._marks.latest)
             )
             pending.clear()
         elif isinstance(outcome, steps.Lost):

@@ -84,7 +84,10 @@ async def test_with_replicas_that_follow(nursery: trio.Nursery) -> None:
 
 
 async def test_a_master_that_is_demoted_by_hand(nursery: trio.Nursery) -> None:
-    """No event tells of it and no connection ends: SCAN goes on being answered, and the role says what is wrong."""
+    """No event tells of it and no connection ends. The certificate finds out, if nothing does before.
+
+    (The ROLE that rides along may be too late for a scan this short; Valkey's own word, REDIRECT, is not.)
+    """
     async with open_stage(nursery, keys=KEYS) as stage, stage.client(failover_timeout=1.0) as client:
         first, second = stage.service.nodes
         account: Account[bytes] = Account()
@@ -94,11 +97,11 @@ async def test_a_master_that_is_demoted_by_hand(nursery: trio.Nursery) -> None:
             await first.execute("REPLICAOF", *second.address)
             with pytest.raises(ServerUnavailable, match="its role is slave"):
                 await account.take_the_rest(pages)
-        assert set(account.keys(0)) == stage.keys
         account.check_summary(pages.summary)
         assert not pages.summary.complete
         (restart,) = pages.summary.restarts
-        assert restart.reason.startswith("no certificate: the server's role is slave")
+        assert "the server's role is slave" in restart.reason or "REDIRECT" in restart.reason
+        assert "REDIRECT" in restart.reason or set(account.keys(0)) == stage.keys
 
 
 async def test_a_replica_that_is_promoted(nursery: trio.Nursery) -> None:

@@ -158,7 +158,7 @@ async def test_without_the_abort_scope_it_takes_until_response_timeout(
     """The guard switched off: no key is lost, and much time is."""
 
     def notice_change(self: Scan) -> None:
-        self.plan.master_changed(self._source.target, trio.current_time())
+        self.plan.heard(self._source.view, trio.current_time())
 
     monkeypatch.setattr(Scan, "notice_change", notice_change)
     hang(service)

@@ -24,6 +24,7 @@ from tests.trio.fakes import (
 )
 from trio_sentinel_scan import (
     ClientClosed,
+    ExactSeen,
     RedisClient,
     ScanPages,
     SentinelClient,
@@ -290,6 +291,20 @@ async def test_leaving_the_block_under_a_consumers_feet_is_no_end(service: Servi
         nursery.start_soon(consume, pages.clone())  # noqa: ASYNC111 (that is what is tested)
         await settled()
     assert len(outcome) == 1
+
+
+async def test_no_page_is_handed_out_when_the_block_was_left(client: SentinelClient) -> None:
+    """Not even one that waits in the channel: its keys would count as seen by a filter that was given back by then."""
+    seen = ExactSeen()
+    async with client.open_scan(count=COUNT, prefetch=10, dedupe=seen) as pages:
+        clone = pages.clone()
+        await pages.receive()
+        await settled()
+    before = len(seen)
+    async with clone:
+        with pytest.raises(trio.ClosedResourceError):
+            await clone.receive()
+    assert len(seen) == before > 0
 
 
 # ---- a page is delivered xor the receive is cancelled -----------------------------------------------------------

@@ -179,7 +179,7 @@ async def test_an_error_in_the_driver_is_told_as_what_it_is(
 ) -> None:
     """Even what cannot happen neither hangs, nor looks like an end, nor cancels the body."""
 
-    def broken(*args: Any) -> Any:
+    def broken(*args: Any, **options: Any) -> Any:
         raise ZeroDivisionError
 
     monkeypatch.setattr("trio_sentinel_scan._trio.scan.read_scan_replies", broken)

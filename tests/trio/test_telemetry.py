@@ -18,7 +18,20 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from redis import exceptions as redis_errors
 
-from tests.trio.fakes import COUNT, SERVICE, SILENCE, Error, Network, Reply, Service, User, on_mock_time, settled, sweep
+from tests.trio.fakes import (
+    COUNT,
+    SERVICE,
+    SILENCE,
+    Error,
+    Network,
+    Reply,
+    Service,
+    User,
+    Value,
+    on_mock_time,
+    settled,
+    sweep,
+)
 from trio_sentinel_scan import CommandOutcomeUnknown, RedisClient, ScanInterrupted, SentinelClient
 from trio_sentinel_scan._core.telemetry import TOPOLOGY_EVENTS
 
@@ -217,6 +230,19 @@ async def test_a_scan_is_a_span_with_its_restarts(told: Told, network: Network) 
     assert str(restart.attributes["trio_sentinel_scan.scan.reason"]).startswith("MASTER_CHANGE")
     [(_, restarts)] = told.points("trio_sentinel_scan.scan.restarts")
     assert restarts == 1
+
+
+async def test_a_collections_scan_is_a_span_too(told: Told, network: Network) -> None:
+    """By the name of its command; the key is told to nobody."""
+    service = Service(network)
+    service.master.program.put(0, b"secret", Value(b"", "hash", {b"field": b"value"}))
+    async with RedisClient(service.master.address) as client, client.open_hscan("secret") as pages:
+        async for _ in pages:
+            pass
+    span = told.span("HSCAN")
+    assert span.attributes is not None
+    assert span.attributes["db.operation.name"] == "HSCAN"
+    assert "secret" not in str(dict(span.attributes))
 
 
 async def test_a_scan_that_fails(told: Told, network: Network) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from typing import assert_never, assert_type
+from collections.abc import Mapping
+from typing import Any, assert_never, assert_type
 
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
+    CompactSeen,
+    DurableSeenKeys,
     EventsMissed,
+    ExactSeen,
+    KeyDetails,
     MasterChange,
     MasterState,
     RedisClient,
     ReplicaAdd,
     ReplicaRemove,
     ReplicaState,
+    ScanPages,
+    SeenKeys,
     SentinelAdd,
     SentinelClient,
     SentinelRemove,
     ServerIdentity,
     ServerReboot,
+    SpillingSeen,
     TopologyState,
 )
 
@@ -48,6 +56,44 @@ async def what_happens_to_a_service(client: SentinelClient) -> None:
                     assert_never(event)
 
 
+async def items_of_a_collection(client: RedisClient) -> None:
+    """Pairs where there are pairs, whose members and values are bytes or text as the client has them."""
+    async with client.open_hscan("key") as fields_and_values:
+        assert_type(fields_and_values, ScanPages[tuple[Any, Any]])
+    async with client.open_hscan("key", no_values=True, segments=3) as fields:
+        assert_type(fields, ScanPages[Any])
+    async with client.open_sscan(b"key", "a*", 100, dedupe=True) as members:
+        assert_type(members, ScanPages[Any])
+    async with client.open_zscan("key", on_failover="raise") as pages:
+        async for page in pages:
+            for _, score in page:
+                assert_type(score, float)
+    assert_type(pages.summary.collection_size, int | None)
+
+
 def one_server(client: RedisClient) -> None:
     """It has a process, and no topology."""
     assert_type(client.server, ServerIdentity)
+
+
+async def what_there_is_to_know_of_keys(client: RedisClient) -> None:
+    """Each field may be missing."""
+    async with client.open_scan(with_=("type", "ttl", "memory", "idle", "freq")) as pages:
+        async for page in pages:
+            assert_type(page.details, Mapping[Any, KeyDetails])
+            for details in page.details.values():
+                assert_type(details.type, str | None)
+                assert_type(details.ttl, int | None)
+                assert_type((details.memory, details.idle, details.freq), tuple[int | None, int | None, int | None])
+
+
+def each_key_once(client: RedisClient) -> None:
+    """Whatever has the methods is a filter."""
+    filters: list[SeenKeys] = [ExactSeen(), CompactSeen(expected_keys=1_000, error_rate=1e-6), SpillingSeen()]
+    client.open_scan(dedupe=True)
+    for seen in filters:
+        client.open_scan(dedupe=seen)
+    with SpillingSeen("seen.db") as store:
+        durable: DurableSeenKeys = store
+        assert_type(store, SpillingSeen)
+        assert_type((durable.name, durable.number), tuple[bytes, int])

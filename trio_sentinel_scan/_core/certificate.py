@@ -14,6 +14,8 @@ from .summary import Certificate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from redis.exceptions import RedisError
+
     from .identity import Address, Role, ServerIdentity
     from .topology import Votes
 
@@ -29,7 +31,7 @@ __all__ = [
     "lost_link",
 ]
 
-Basis: TypeAlias = Literal["sentinels", "role", "server"]
+Basis: TypeAlias = Literal["sentinels", "role", "server", "replica", "proxy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Evidence:
     config_epoch: int | None = None
     # Each Sentinel and what came of asking it, for people to read.
     sentinels: Mapping[str, str] = field(default_factory=dict[str, str])
+    # Of a collection's scan: how many items it has now, or the error reply to that question.
+    size: int | RedisError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,9 @@ def lost_link(role: Role) -> str:
 
 def judge(basis: Basis, server: ServerIdentity, role_before: Role, evidence: Evidence) -> Judgement:
     """Weigh the evidence on a pass over `server`, which had said `role_before` when the pass was bound to it."""
+    if basis == "proxy":
+        # Whatever was asked for was answered by any of the nodes behind it.
+        return Held(Certificate(basis=basis, server=server, role="", replicas=0))
     # On one and the same connection the process is the same, whether or not it tells its run_id.
     if evidence.run_id is not None and server.run_id is not None and evidence.run_id != server.run_id:
         return Refuted("another process answers at the address")

@@ -10,27 +10,29 @@ import base64
 import binascii
 import hashlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
 from .cursor import CursorFormat
 from .errors import CheckpointInvalid
 from .identity import Address, ServerIdentity
-from .seen_keys import DurableSeenKeys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .seen_keys import SeenKeys
+    from .seen_keys import DurableSeenKeys
 
-__all__ = ["Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "parse_checkpoint"]
+__all__ = ["STORE_NAME", "Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "heir", "parse_checkpoint"]
 
 _FAMILY: Final = "tss"
 _VERSION: Final = 1
 _FORMATS: Final = (CursorFormat.UNKNOWN, CursorFormat.REVERSED, CursorFormat.SLOTS)
 _ROLES: Final = ("", "master", "slave")
 _DIGEST: Final = 6
+_HEIR: Final = 4
+# The length of a store's name.
+STORE_NAME: Final = 8
 
 
 class SeenNumber(NamedTuple):
@@ -58,6 +60,9 @@ class Scope(NamedTuple):
         }
 
 
+_ANY: Final = Scope(0, None, None)
+
+
 @dataclass(frozen=True, slots=True)
 class PassFacts:
     """What stays the same all through a pass, as far as a checkpoint is concerned."""
@@ -70,6 +75,11 @@ class PassFacts:
     role: str = ""
     config_epoch: int | None = None
     form: CursorFormat = CursorFormat.UNKNOWN
+    # With a hash seed that all nodes share: enough of digests of the server's release and, if it was told, of the seed
+    # to notice others. b"": nobody has said that they share one.
+    seed_check: bytes = b""
+    # With such a seed: who can go on with the pass, as digests of their addresses (`heir`).
+    heirs: frozenset[bytes] = frozenset()
 
 
 @dataclass(slots=True)
@@ -80,15 +90,21 @@ class Mark:
     # One for each segment: where its chain goes on, or None where it has come to its end. Empty: nothing is swept.
     cursors: Sequence[int | None] = ()
     # The store of seen keys, and its number once the page has been handed out.
-    seen: SeenKeys | None = None
+    seen: DurableSeenKeys | None = None
     seen_number: int = 0
+    # What the store was called then: one that was cleared since has another name, and gives its numbers anew.
+    seen_name: bytes = field(default=b"", init=False)
+
+    def __post_init__(self) -> None:
+        if self.seen is not None:
+            self.seen_name = self.seen.name
 
     def text(self) -> str:
         """The checkpoint as a text. The seen keys that it counts on are committed first."""
         seen = None
-        if isinstance(self.seen, DurableSeenKeys):
+        if self.seen is not None:
             self.seen.commit()
-            seen = SeenNumber(self.seen.name, self.seen_number)
+            seen = SeenNumber(self.seen_name, self.seen_number)
         return _encode(self.facts, self.cursors, seen)
 
 
@@ -103,6 +119,13 @@ class Checkpoint(NamedTuple):
     form: CursorFormat
     cursors: tuple[int | None, ...]
     seen: SeenNumber | None
+    seed_check: bytes = b""
+    heirs: frozenset[bytes] = frozenset()
+
+
+def heir(address: Address) -> bytes:
+    """A server that may go on with a pass, as it is in a checkpoint."""
+    return _digest(b"heir", (str(address).encode("utf-8", "surrogateescape"),))[:_HEIR]
 
 
 def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
@@ -116,8 +139,9 @@ def _digest(label: bytes, parts: Sequence[bytes]) -> bytes:
 #
 # "tss1." and base64url of: database, epoch, config epoch plus one (0 for none), format, the digests; whether there is
 # a server and, if so, its run_id, host, port and role; whether there are seen keys and, if so, the store's name and
-# number; the number of segments, a bit for each that has ended, and eight bytes for each cursor of the others; a CRC of
-# it all.
+# number; what is known of a shared hash seed (a length, and two bytes for the release and two for the seed); how many
+# heirs there are, and they; the number of segments, a bit for each that has ended, and eight bytes for each cursor of
+# the others; a CRC of it all.
 
 
 def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | None) -> str:
@@ -132,12 +156,17 @@ def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | 
     parts.append(bytes([seen is not None]))
     if seen is not None:
         parts += [seen.name, struct.pack(">Q", seen.number)]
+    parts.append(bytes([len(facts.seed_check)]) + facts.seed_check)
+    parts.append(struct.pack(">H", len(facts.heirs)) + b"".join(sorted(facts.heirs)))
     ended = sum(1 << index for index, cursor in enumerate(cursors) if cursor is None)
     parts.append(struct.pack(">H", len(cursors)) + ended.to_bytes(-(-len(cursors) // 8), "big"))
     parts += [struct.pack(">Q", cursor) for cursor in cursors if cursor is not None]
     body = b"".join(parts)
-    encoded = base64.urlsafe_b64encode(body + struct.pack(">I", crc32(body)))
-    return f"{_FAMILY}{_VERSION}.{encoded.decode().rstrip('=')}"
+    return f"{_FAMILY}{_VERSION}.{_letters(body + struct.pack('>I', crc32(body)))}"
+
+
+def _letters(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 def _short(text: str) -> bytes:
@@ -145,9 +174,9 @@ def _short(text: str) -> bytes:
     return struct.pack(">H", len(data)) + data
 
 
-def parse_checkpoint(text: object, scope: Scope) -> Checkpoint:
+def parse_checkpoint(text: object, scope: Scope | None) -> Checkpoint:
     """Read a checkpoint's text. Raises CheckpointInvalid, and says why: damaged, foreign, of a later version, or of
-    another scan than `scope`.
+    another scan than `scope` (None: any).
     """
     if not isinstance(text, str):
         raise CheckpointInvalid(f"must be a checkpoint's text (page.checkpoint), not {type(text).__name__}")
@@ -163,7 +192,8 @@ def parse_checkpoint(text: object, scope: Scope) -> Checkpoint:
     try:
         data = base64.b64decode(rest + "=" * (-len(rest) % 4), altchars=b"-_", validate=True)
         body, check = data[:-4], data[-4:]
-        if struct.pack(">I", crc32(body)) != check:
+        # (Not every bit of the last letter counts.)
+        if struct.pack(">I", crc32(body)) != check or _letters(data) != rest:
             raise CheckpointInvalid("is a damaged checkpoint: its check sum is wrong")
         return _decode(_Reader(body), scope)
     except (binascii.Error, struct.error, ValueError, IndexError) as error:
@@ -196,21 +226,24 @@ class _Reader:
         return self._at == len(self._data)
 
 
-def _decode(reader: _Reader, scope: Scope) -> Checkpoint:
+def _decode(reader: _Reader, scope: Scope | None) -> Checkpoint:
     db, epoch, config_epoch, form = (reader.number(size) for size in "IIQB")
-    if db != scope.db:
+    if scope is not None and db != scope.db:
         raise CheckpointInvalid(f"is a checkpoint of database {db}, and this client's is {scope.db}")
-    for argument, digest in scope.digests().items():
-        if reader.take(_DIGEST) != digest:
+    for argument, digest in (scope or _ANY).digests().items():
+        if reader.take(_DIGEST) != digest and scope is not None:
             raise CheckpointInvalid(f"is a checkpoint of another scan: {argument} was not the same")
     server, role = None, ""
     if reader.take(1) != b"\0":
         run_id, host, port = reader.short(), reader.short(), reader.number("H")
         server, role = ServerIdentity(run_id or None, Address(host, port)), _ROLES[reader.number("B")]
-    seen = SeenNumber(reader.take(8), reader.number("Q")) if reader.take(1) != b"\0" else None
+    seen = SeenNumber(reader.take(STORE_NAME), reader.number("Q")) if reader.take(1) != b"\0" else None
+    seed_check = reader.take(reader.number("B"))
+    heirs = frozenset(reader.take(_HEIR) for _ in range(reader.number("H")))
     number = reader.number("H")
     ended = int.from_bytes(reader.take(-(-number // 8)), "big")
     cursors = tuple(None if ended >> index & 1 else reader.number("Q") for index in range(number))
     if not reader.is_empty or (server is None) != (number == 0):
         raise CheckpointInvalid("is a damaged checkpoint")
-    return Checkpoint(epoch, server, role, config_epoch - 1 if config_epoch else None, _FORMATS[form], cursors, seen)
+    known_epoch = config_epoch - 1 if config_epoch else None
+    return Checkpoint(epoch, server, role, known_epoch, _FORMATS[form], cursors, seen, seed_check, heirs)

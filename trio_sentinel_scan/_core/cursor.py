@@ -15,7 +15,16 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CircleDetector", "CursorFormat", "cursor_format_of", "parse_cursor", "position_of", "rev64"]
+__all__ = [
+    "CircleDetector",
+    "CursorFormat",
+    "cursor_format_of",
+    "is_foreign",
+    "parse_cursor",
+    "position_of",
+    "rev64",
+    "version_of",
+]
 
 MAX_CURSOR: Final = (1 << 64) - 1
 _REVERSED_BYTES: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -65,9 +74,8 @@ def cursor_format_of(server_info: Mapping[str, str] | None, mode: str | None) ->
     """
     if not server_info:
         return CursorFormat.UNKNOWN
-    foreign = any(field.endswith("_version") and field not in _OWN_VERSION_FIELDS for field in server_info)
-    version = _version(server_info.get("valkey_version") or server_info.get("redis_version") or "")
-    if foreign or version is None:
+    version = version_of(server_info.get("valkey_version") or server_info.get("redis_version") or "")
+    if version is None or is_foreign(server_info):
         return CursorFormat.UNKNOWN
     if (server_info.get("redis_mode") or server_info.get("server_mode") or mode) != "cluster":
         return CursorFormat.REVERSED
@@ -75,7 +83,13 @@ def cursor_format_of(server_info: Mapping[str, str] | None, mode: str | None) ->
     return CursorFormat.SLOTS if per_slot else CursorFormat.REVERSED
 
 
-def _version(text: str) -> tuple[int, int] | None:
+def is_foreign(server_info: Mapping[str, str]) -> bool:
+    """Whether the server that describes itself so is another product than Redis and Valkey."""
+    return any(field.endswith("_version") and field not in _OWN_VERSION_FIELDS for field in server_info)
+
+
+def version_of(text: str) -> tuple[int, int] | None:
+    """The first two numbers of a version; None if it does not begin with two."""
     major, _, rest = text.partition(".")
     minor = rest.partition(".")[0]
     return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None

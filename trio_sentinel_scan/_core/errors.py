@@ -23,11 +23,15 @@ __all__ = [
     "AuthenticationFailed",
     "CheckpointInvalid",
     "ClientClosed",
+    "CollectionChanged",
+    "CollectionGone",
     "CommandNotShareable",
     "CommandOutcomeUnknown",
     "ConfigError",
+    "HashSeedMismatch",
     "LeaseLost",
     "MasterNotFound",
+    "NoReplicaAvailable",
     "NoSentinelReachable",
     "ProtocolError",
     "ResponseTimeout",
@@ -38,6 +42,7 @@ __all__ = [
     "ScanRefused",
     "ScanRestartsExhausted",
     "ScanStuck",
+    "SeenKeysUnavailable",
     "SentinelScanError",
     "ServerConnectionError",
     "ServerUnavailable",
@@ -108,6 +113,17 @@ class ServerUnavailable(ServerConnectionError):
     """No usable server was found within `failover_timeout`; the message says what was tried and what came of it."""
 
 
+class NoReplicaAvailable(ServerUnavailable):
+    """A scan with ``read_from="replica"`` has found no replica to scan within `failover_timeout`.
+
+    `replicas` maps each replica's address to why it would not do. ``fallback="master"`` would scan the master then.
+    """
+
+    def __init__(self, message: str, replicas: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.replicas: dict[str, str] = dict(replicas or {})
+
+
 class ResponseTimeout(SentinelScanError, redis_errors.TimeoutError):
     """A server did not answer within `response_timeout`. The connection was closed: its next reply means nothing.
 
@@ -125,6 +141,14 @@ class AuthenticationFailed(SentinelScanError, redis_errors.AuthenticationError):
 
 class RoleMismatch(ServerConnectionError):
     """The server that answered is not what it was taken for: a "master" that says it is a replica, a Sentinel, ..."""
+
+
+class SeenKeysUnavailable(SentinelScanError):
+    """A store of seen keys (`SpillingSeen`) cannot be read or written: the disk is full, or it was closed.
+
+    The scan that it served has ended with a `ScanError`. What was committed is still in the store: open it anew, and
+    resume from the last checkpoint. `__cause__` is what the database said, if that was asked.
+    """
 
 
 # ---- The Sentinels could not say -------------------------------------------------------------------------------
@@ -222,7 +246,7 @@ class ScanInterrupted(ScanError):
         super().__init__(
             f"scan interrupted in epoch {epoch}: {reason}"
             f" (old server {old_server or 'not known'}, new server {new_server or 'not known'},"
-            f" {keys} keys handed out); what was handed out is not the whole keyspace:"
+            f" {keys} keys handed out); what was handed out is not everything:"
             ' scan again from cursor 0, or let the scan do so with on_failover="restart"',
             summary,
         )
@@ -245,8 +269,27 @@ class ScanNotCertified(ScanError):
     """
 
 
+class HashSeedMismatch(ScanError):
+    """A server's own word contradicts ``hash_seed_shared=True``: it has no `hash-seed`, or not that of the others.
+
+    Give all nodes the same one (it is read when a server starts, and Valkey has it from 9.1 on), or leave
+    `hash_seed_shared` out: the scan then begins again when the process changes, as ever.
+    """
+
+
 class ScanStuck(ScanError):
     """The server's cursors go in a circle: this pass would never end."""
+
+
+class CollectionGone(ScanError):
+    """The hash, set or sorted set that was being scanned is not there any more: deleted, expired, or lost.
+
+    (A key that was not there from the beginning is no error: its scan is complete, with no items.)
+    """
+
+
+class CollectionChanged(ScanError):
+    """The key that was being scanned holds something else by now: no hash, set or sorted set as it did before."""
 
 
 class ScanRefused(ScanError, redis_errors.ResponseError):

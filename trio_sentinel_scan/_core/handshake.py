@@ -51,8 +51,13 @@ class Handshake:
         client_name: str | None,
         protocol: int | None,
         version: str,
+        wants_master: bool = False,
     ) -> None:
-        """`login` is (), (password,) or (username, password); `protocol` 2 or 3, or None for the newest there is."""
+        """`login` is (), (password,) or (username, password); `protocol` 2 or 3, or None for the newest there is.
+
+        `wants_master`: a server that is no master, or stops being one, is asked to say so (-REDIRECT) in place of
+        answering from a replica's data. Valkey knows how to since 8.0; what others say to it does not matter.
+        """
         self._address = address
         self._login = login
         self._db = db
@@ -60,6 +65,7 @@ class Handshake:
         self._may_fall_back = protocol is None
         self._protocol = protocol or 3
         self._version = version
+        self._wants_master = wants_master
 
     def commands(self) -> list[tuple[Argument, ...]]:
         """What to send, all at once."""
@@ -84,6 +90,8 @@ class Handshake:
             ("CLIENT", "SETINFO", "LIB-NAME", _LIBRARY),
             ("CLIENT", "SETINFO", "LIB-VER", self._version),
         ]
+        if self._wants_master:
+            found.append(("CLIENT", "CAPA", "redirect"))
         return found
 
     def read(self, replies: Sequence[Reply]) -> Greeting | None:
@@ -167,8 +175,11 @@ def read_role(reply: Reply, *, hello_role: str = "") -> Role:
     return Role(kind)
 
 
-def unfit_for_scanning(role: Role, address: Address, *, wants_master: bool) -> str:
+def unfit_for_scanning(role: Role, address: Address, *, wants_master: bool, wants_replica: bool = False) -> str:
     """Why a server in this role may not be scanned, or ""."""
+    if wants_replica and role.kind != "slave":
+        said = f"says that its role is {role.kind}" if role.kind else "does not tell its role"
+        return f"{address} was named as a replica and {said}"
     if wants_master and role.kind not in {"master", ""}:
         return f"{address} was named as the master and says that its role is {role.kind}"
     if role.kind == "slave" and not role.is_synced_replica:

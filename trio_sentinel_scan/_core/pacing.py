@@ -41,6 +41,8 @@ class Pacing:
         self._last = -math.inf
         # What one unit of COUNT seems to have cost the server, lately.
         self._costs: deque[float] = deque(maxlen=_WINDOW)
+        # And what one question about a key did.
+        self._detail_costs: deque[float] = deque(maxlen=_WINDOW)
 
     def scans(self, at_most: int) -> int:
         """Over how many SCANs to spread a round: few large ones, where that is ours to say, for each has its cost."""
@@ -78,15 +80,30 @@ class Pacing:
 
         Returns how long to rest before the next one.
         """
-        # The lower quartile: what held a reply up was more often this machine than the server.
-        cost = sorted(self._costs)[len(self._costs) // 4] if self._costs else 0.0
+        cost = _typical(self._costs)
         by_time = ROUND_SECONDS / cost if cost > 0 else math.inf
         by_keys = asked * ROUND_KEYS / keys if keys else math.inf
         self._round = min(2 * max(self._round, asked), by_time, by_keys)
         return cost * asked * (1 / self._duty - 1)
+
+    def told(self, sent: float, asked: int, now: float, *, waited: bool) -> float:
+        """The last of the replies to `asked` (at least 1) questions about keys has come.
+
+        If that had to be waited for, the server was done with them only now. Returns how long to rest for them.
+        """
+        if waited:
+            self._quickest = min(self._quickest, now - sent)
+            self._detail_costs.append((now - max(self._last, sent + self._quickest)) / asked)
+        self._last = now
+        return _typical(self._detail_costs) * asked * (1 / self._duty - 1)
 
     def shrink(self) -> None:
         """A round was more than the connection could take: ask for half of it."""
         self._round /= 2
         if self._fixed is not None:
             self._fixed = max(1, self._fixed // 2)
+
+
+def _typical(costs: deque[float]) -> float:
+    # The lower quartile: what held a reply up was more often this machine than the server.
+    return sorted(costs)[len(costs) // 4] if costs else 0.0

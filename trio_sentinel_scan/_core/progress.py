@@ -17,16 +17,26 @@ class Progress:
     with earlier; a checkpoint includes it only when all before it are, too.
     """
 
-    def __init__(self, start: Mark) -> None:
-        # Everything up to it was done with. Invariant: of the present pass.
+    def __init__(self, start: Mark, *, once: bool = False) -> None:
+        """`once`: a key that was handed out does not come again in a later pass."""
+        # Everything up to it was done with. Invariant: of the present pass, unless keys come only once and somebody
+        # still works on a page of an earlier one.
         self.mark = start
+        self._once = once
         # Invariant: the first is not done with, and no two that are stand side by side: as long as there are consumers.
         self._handed: list[tuple[Mark, bool]] = []
 
     def begin(self, start: Mark) -> None:
-        """Another pass begins; the pages of the one before count no more."""
-        self.mark = start
-        self._handed.clear()
+        """Another pass begins. The pages of the one before count no more: it brings their keys again.
+
+        It does not if keys come only once. Then a checkpoint of the new pass would be one without the pages that
+        somebody still works on, and a crash in the middle of one would lose the rest of it.
+        """
+        if self._once:
+            self.handed_out(start, is_done=True)
+        else:
+            self.mark = start
+            self._handed.clear()
 
     def handed_out(self, mark: Mark, *, is_done: bool = False) -> None:
         """A consumer has this page now; or it held nothing to hand out, and is done with."""

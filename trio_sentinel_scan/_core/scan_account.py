@@ -30,6 +30,8 @@ class Account:
         # Keys that were held back as seen before.
         self.duplicates = 0
         self.reconnects = 0
+        # Changes to another process that the pass went on through.
+        self.moves = 0
         self._restarts: list[Restart] = []
 
     def handed_out(self, page: ScanPage[Any], now: float) -> None:
@@ -77,4 +79,5 @@ class Account:
             certificate=certificate,
             elapsed=(self._ended if self._ended is not None else now) - self._started,
             restarts=tuple(replace(restart) for restart in self._restarts),
+            moves=self.moves,
         )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
 
-from .checkpoint import Checkpoint, Scope, parse_checkpoint
+from .checkpoint import STORE_NAME, Checkpoint, Scope, parse_checkpoint
+from .compact_seen import CompactSeen
 from .cursor import parse_cursor
-from .errors import CheckpointInvalid, ConfigError
-from .seen_keys import DurableSeenKeys, ExactSeen, SeenKeys
+from .details import MOST_KEYS, Wanted, checked_details
+from .errors import CheckpointInvalid, ConfigError, SeenKeysUnavailable
+from .other_products import checked_extra_args
+from .seen_keys import ExactSeen, SeenKeys, durable
 from .segments import MAX_SEGMENTS
 
 if TYPE_CHECKING:
     from .certificate import Basis
+    from .collection import Collection
 
-__all__ = ["ScanOptions", "checked_scan_options"]
+__all__ = ["ScanOptions", "check_seen_keys", "checked_scan_options"]
 
 _BUILTIN_TYPES: Final = frozenset({"string", "list", "set", "zset", "hash", "stream", "vectorset"})
 # A module's type name is always nine characters of this set (the server encodes it so in RDB files).
@@ -43,9 +47,25 @@ class ScanOptions:
     page_size: int | None = None
     # Which keys were handed out before; None: nobody asks.
     dedupe: SeenKeys | None = None
+    # Whether replicas are scanned, and the master if there is none.
+    read_from: Literal["master", "replica"] = "master"
+    falls_back: bool = False
     # What is scanned, and where to go on.
     scope: Scope = field(default=Scope(0, None, None), repr=False)
     resume: Checkpoint | None = field(default=None, repr=False)
+    # Words at the end of each SCAN, for a proxy.
+    extra_args: tuple[bytes, ...] = field(default=(), repr=False)
+    # By the caller's word all nodes have one hash seed, so that a cursor is good at each of them.
+    hash_seed_shared: bool = False
+    # What is asked about each key; None: nothing.
+    with_: Wanted | None = None
+    # The one hash, set or sorted set to scan; None: the keyspace.
+    collection: Collection | None = None
+
+    @property
+    def command(self) -> str:
+        """What is sent."""
+        return "SCAN" if self.collection is None else self.collection.command
 
 
 def checked_scan_options(
@@ -63,8 +83,16 @@ def checked_scan_options(
     page_size: object = None,
     dedupe: object = False,
     resume: object = None,
+    extra_args: object = (),
+    hash_seed_shared: object = False,
+    with_: object = (),
+    collection: Collection | None = None,
+    read_from: object = "master",
+    fallback: object = None,
     has_sentinels: bool,
     encoding: str = "utf-8",
+    encoding_errors: str = "strict",
+    decodes: bool = False,
     db: int = 0,
 ) -> ScanOptions:
     """Check the arguments of `open_scan`; a ConfigError names the one at fault."""
@@ -83,13 +111,24 @@ def checked_scan_options(
     basis: Basis = "server"
     if has_sentinels:
         basis = "role" if certify == "role" else "sentinels"
+    words = checked_extra_args(extra_args, encoding=encoding, has_sentinels=has_sentinels)
+    if words:
+        basis = "proxy"
     found_type = None if type_ is None else _checked_type(type_)
-    scope = Scope(db, match, found_type)
+    other = () if collection is None else collection.scope
+    if words:
+        other = (*other, b"extra_args", *words)
+    scope = Scope(db, match, found_type, other)
     seen = _checked_dedupe(dedupe)
     checkpoint = None if resume is None else parse_checkpoint(resume, scope)
     if position and checkpoint is not None:
         raise ConfigError("cursor", "a scan that is resumed has its cursors from the checkpoint: cursor must be 0")
-    _check_seen_keys(seen, checkpoint)
+    check_seen_keys(seen, checkpoint)
+    size = None if page_size is None else _whole_number(page_size, "page_size", at_least=1)
+    wanted = checked_details(with_, encoding=encoding, encoding_errors=encoding_errors, decodes=decodes)
+    if wanted is not None:
+        size = min(size or MOST_KEYS, MOST_KEYS)
+    reads_replica = _checked_read_from(read_from, fallback, position, has_sentinels=has_sentinels)
     return ScanOptions(
         match=match,
         count=None if count is None else _whole_number(count, "count", at_least=1),
@@ -99,12 +138,18 @@ def checked_scan_options(
         max_restarts=_whole_number(max_restarts, "max_restarts", at_least=0),
         prefetch=_whole_number(prefetch, "prefetch", at_least=0),
         basis=basis,
-        segments=_checked_segments(segments, position),
+        segments=_checked_segments(segments, position, is_proxy=bool(words)),
         duty=_checked_share(duty, "duty"),
-        page_size=None if page_size is None else _whole_number(page_size, "page_size", at_least=1),
+        page_size=size,
         dedupe=seen,
+        read_from="replica" if reads_replica else "master",
+        falls_back=fallback is not None,
         scope=scope,
         resume=checkpoint,
+        extra_args=words,
+        hash_seed_shared=_checked_hash_seed_shared(hash_seed_shared, is_proxy=bool(words), reads_replica=reads_replica),
+        with_=wanted,
+        collection=collection,
     )
 
 
@@ -114,14 +159,62 @@ def _whole_number(value: object, argument: str, *, at_least: int) -> int:
     return value
 
 
-def _checked_segments(value: object, cursor: int) -> int | None:
+def _checked_segments(value: object, cursor: int, *, is_proxy: bool) -> int | None:
     if isinstance(value, str) and value == "auto":
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEGMENTS:
         raise ConfigError("segments", f'must be "auto" or a whole number from 1 to {MAX_SEGMENTS}')
     if cursor and value > 1:
         raise ConfigError("segments", "a scan that begins at a cursor of its own is one chain: segments must be 1")
+    if is_proxy and value > 1:
+        raise ConfigError(
+            "segments",
+            "with extra_args the other side is taken to be a proxy, whose cursors are of its own making: nobody else"
+            " knows where a segment would begin, so segments must be 1",
+        )
     return value
+
+
+def _checked_hash_seed_shared(value: object, *, is_proxy: bool, reads_replica: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("hash_seed_shared", "must be True or False")
+    if value and is_proxy:
+        raise ConfigError(
+            "hash_seed_shared",
+            "cannot go with extra_args: the cursors of a proxy are of its own making, whatever its nodes' hash seed",
+        )
+    if value and reads_replica:
+        raise ConfigError(
+            "hash_seed_shared",
+            'cannot go with read_from="replica": what vouches for a pass that moves is a master\'s list of replicas,'
+            " and a replica that is left has none",
+        )
+    return value
+
+
+def _checked_read_from(read_from: object, fallback: object, cursor: int, *, has_sentinels: bool) -> bool:
+    """Whether replicas are to be scanned."""
+    if read_from not in ("master", "replica"):
+        raise ConfigError("read_from", 'must be "master" or "replica"')
+    if fallback not in (None, "master"):
+        raise ConfigError("fallback", 'must be None or "master"')
+    if read_from == "master":
+        if fallback is not None:
+            raise ConfigError("fallback", 'is for scans with read_from="replica": there is nothing to fall back from')
+        return False
+    if not has_sentinels:
+        raise ConfigError(
+            "read_from",
+            'with "replica", Sentinels must tell which replicas there are, and a RedisClient has none: it scans the'
+            " server that it was given, which may be a replica",
+        )
+    if cursor:
+        raise ConfigError(
+            "cursor",
+            'must be 0 with read_from="replica": the scan picks the replica, and a cursor means something only to the'
+            " process that issued it; a checkpoint (resume) knows which one that is",
+        )
+    return True
 
 
 def _checked_dedupe(value: object) -> SeenKeys | None:
@@ -132,23 +225,39 @@ def _checked_dedupe(value: object) -> SeenKeys | None:
     return value
 
 
-def _check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> None:
-    """Keys that count as seen and were not handed out would be lost without a word: that is made sure of here."""
-    if isinstance(seen, DurableSeenKeys):
+def check_seen_keys(seen: SeenKeys | None, checkpoint: Checkpoint | None) -> None:
+    """Keys that count as seen and were not handed out would be lost without a word: that is made sure of here.
+
+    A filter's own state is looked at, so this is to be asked again when the scan begins.
+    """
+    store = durable(seen)
+    if store is not None:
+        name = cast("object", store.name)
+        if not isinstance(name, bytes) or len(name) != STORE_NAME:
+            raise ConfigError("dedupe", "its name must be eight bytes: checkpoints have room for that")
+        try:
+            # It may be closed.
+            store.unseen([])
+        except SeenKeysUnavailable as error:
+            raise ConfigError("dedupe", str(error)) from error
         if checkpoint is None:
-            if seen.number:
+            if store.number:
                 raise ConfigError(
                     "dedupe",
                     "has the seen keys of another scan, which this one would leave out: resume that one from its"
                     " checkpoint, or clear() the store",
                 )
-        elif checkpoint.seen is None or checkpoint.seen.name != seen.name:
+        elif checkpoint.seen is None or checkpoint.seen.name != store.name:
             raise CheckpointInvalid("is not a checkpoint of the scan whose seen keys are in the store given as dedupe")
     elif seen is not None and checkpoint is not None:
         raise ConfigError(
             "dedupe",
             "with resume, the seen keys must be those of the checkpoint: in memory they are not, or are later ones,"
             " whose pages are to come again; use SpillingSeen",
+        )
+    elif isinstance(seen, (ExactSeen, CompactSeen)) and len(seen):
+        raise ConfigError(
+            "dedupe", "has the seen keys of another scan, which this one would leave out: give each scan its own"
         )
 
 

@@ -26,6 +26,8 @@ class Patience:
         self._failures = 0
         # New connections since the last whole reply: one that yields nothing counts like a restart.
         self.fruitless = 0
+        # Servers that were left since the last whole reply, by a pass that goes on elsewhere.
+        self.moves_in_vain = 0
         # Since when there has been no answer to work with; None while all is well.
         self._away_since: float | None = now
         # Since when a pass that was swept could not be certified; None while none is in that state.
@@ -42,6 +44,11 @@ class Patience:
         """When to give up."""
         since = self._undecided_since if self._undecided_since is not None else self._away_since
         return math.inf if since is None else since + self.failover_timeout
+
+    @property
+    def failures(self) -> int:
+        """How many attempts in a row have failed, since the last whole reply or the beginning of a search."""
+        return self._failures
 
     def is_overdue(self, now: float) -> bool:
         """Whether it is time to give up."""
@@ -66,14 +73,14 @@ class Patience:
 
     def answered(self) -> None:
         """Whole replies have come: all is well."""
-        self.fruitless = self._failures = 0
+        self.fruitless = self._failures = self.moves_in_vain = 0
         self._away_since = None
 
     def told_to_wait(self, problem: str, now: float, *, came_on: bool) -> None:
         """A server that is there asks for patience; others of the same replies may have brought the pass on."""
         self.problem = problem
         if came_on:
-            self.fruitless = 0
+            self.fruitless = self.moves_in_vain = 0
         if self._away_since is None or came_on:
             self._away_since = now
 
@@ -104,6 +111,11 @@ class Patience:
         self._undecided_since = None
         self._away_since = now
         self._failures = 0
+
+    def moved_on(self, problem: str, now: float) -> None:
+        """The server is left, and another one is looked for. It is counted in advance; a reply takes it back."""
+        self.moves_in_vain += 1
+        self.begin_anew(problem, now)
 
     def begin_here(self, problem: str) -> None:
         """The pass is void, and another one begins on a connection that is there."""

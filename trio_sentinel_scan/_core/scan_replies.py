@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from redis import exceptions as redis_errors
@@ -30,17 +31,23 @@ STANDING: tuple[tuple[Argument, ...], ...] = (("ROLE",), ("INFO", "server"), ("H
 _MANY_DIGITS: Final = 20
 
 
-# What a SCAN brought, its cursor and keys (a bare tuple, for there are many); the answer to a ROLE; an error reply.
-ScanReply: TypeAlias = "tuple[int, list[Any]] | Role | redis_errors.RedisError"
+# What a SCAN brought, its cursor and keys (a bare tuple, for there are many); the answer to a ROLE; an error reply;
+# what is said of one key, as it came.
+ScanReply: TypeAlias = "tuple[int, list[Any]] | Role | redis_errors.RedisError | bytes | str | int | None"
 
 # It rides along with the SCANs, now and then.
 ROLE_REQUEST: Final = encode_command("ROLE")
 # What a reply to it begins with.
 _ROLES: Final = (b"master", b"slave", "master", "slave")
+# What is said of one key.
+_SCALARS: Final = (bytes, str, int, NoneType)
 
 
-def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanReply]:
-    """Replies to SCANs, and to the ROLEs between them. Raises ProtocolError if one is neither."""
+def read_scan_replies(replies: Sequence[Reply], address: Address, *, details: bool = False) -> list[ScanReply]:
+    """Replies to SCANs, and to the ROLEs and (with `details`) the questions about keys between them.
+
+    Raises ProtocolError if one is none of these.
+    """
     found: list[ScanReply] = []
     for reply in replies:
         if is_list(reply) and len(reply) == 2:
@@ -56,7 +63,7 @@ def read_scan_replies(replies: Sequence[Reply], address: Address) -> list[ScanRe
         elif is_list(reply) and reply and reply[0] in _ROLES:
             found.append(read_role(reply))
             continue
-        if not isinstance(reply, redis_errors.RedisError):
+        if not isinstance(reply, redis_errors.RedisError) and not (details and isinstance(reply, _SCALARS)):
             raise ProtocolError(f"{address} answered SCAN with something else than a cursor and a list of keys")
         found.append(reply)
     return found
@@ -76,14 +83,23 @@ class ScanEncoder:
     """SCAN commands as RESP. There are many in a scan, and they differ by cursor and COUNT alone."""
 
     def __init__(self, options: ScanOptions) -> None:
+        begin: tuple[Argument, ...] = ("SCAN",)
         words: list[Argument] = []
+        if options.collection is not None:
+            begin = (options.collection.command, options.collection.key)
         if options.match is not None:
             words += (b"MATCH", options.match)
         if options.type_ is not None:
             words += (b"TYPE", options.type_)
-        # *<n>, SCAN, <cursor>, and then what stays the same.
-        self._head = b"*%d\r\n$4\r\nSCAN\r\n" % (4 + len(words))
+        if options.collection is not None and options.collection.no_values:
+            words.append(b"NOVALUES")
+        # *<n>, SCAN (or HSCAN and a key, ...), <cursor>, and then what stays the same.
+        self._head = b"*%d\r\n%b" % (
+            len(begin) + 3 + len(words) + len(options.extra_args),
+            encode_command(*begin).partition(b"\r\n")[2],
+        )
         self._constant = encode_command(*words).partition(b"\r\n")[2] if words else b""
+        self._end = encode_command(*options.extra_args).partition(b"\r\n")[2] if options.extra_args else b""
         self._tails: dict[int, bytes] = {}
 
     def encode(self, cursor: int, count: int) -> bytes:
@@ -93,7 +109,7 @@ class ScanEncoder:
             if len(self._tails) > 1000:
                 self._tails.clear()
             digits = b"%d" % count
-            tail = b"\r\n%b$5\r\nCOUNT\r\n$%d\r\n%b\r\n" % (self._constant, len(digits), digits)
+            tail = b"\r\n%b$5\r\nCOUNT\r\n$%d\r\n%b\r\n%b" % (self._constant, len(digits), digits, self._end)
             self._tails[count] = tail
         digits = b"%d" % cursor
         return b"%b$%d\r\n%b%b" % (self._head, len(digits), digits, tail)

@@ -50,11 +50,12 @@ class Event(enum.Enum):
     RESTED = "the wait is over"
     LOST = "the connection failed, or could not be made, or the server is not the one wanted"
     VOIDED = "the pass is void, its server is left: another begins elsewhere"
+    LEFT = "the server is left, and the pass is to go on elsewhere"
     VOIDED_HERE = "another process answers: the pass is void, another begins on the new connection"
     GIVEN_UP = "a budget is spent, or the error is final"
 
 
-_ALWAYS: Final = {Event.VOIDED: State.LOCATING, Event.GIVEN_UP: State.FAILED}
+_ALWAYS: Final = {Event.VOIDED: State.LOCATING, Event.LEFT: State.LOCATING, Event.GIVEN_UP: State.FAILED}
 _CONNECTED: Final = {Event.LOST: State.BACKING_OFF, **_ALWAYS}
 
 TRANSITIONS: Final[dict[State, dict[Event, State]]] = {

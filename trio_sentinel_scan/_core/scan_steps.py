@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .certificate import Basis
+    from .collection import KeyFound
     from .cursor import CursorFormat
+    from .hash_seed import HashSeed
     from .identity import Address, Role, ServerIdentity
     from .scan_replies import ScanReply
     from .summary import ScanPage
+    from .topology_state import TopologyState
 
 __all__ = [
     "Answered",
@@ -49,8 +52,11 @@ class Target:
 
     address: Address
     config_epoch: int | None = None
-    # Grows with each change of the view, so that of two targets the newer is known.
+    # Grows with each change of the view, so that of two targets the newer is known. (A scan of replicas compares the
+    # views themselves.)
     version: int = 0
+    # Whether it is to be a replica, in sync with its master.
+    is_replica: bool = False
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------
@@ -139,9 +145,9 @@ Step: TypeAlias = Locate | Connect | Ask | Receive | HandOver | Rest | AwaitTake
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A server is named."""
+    """A server is named; or, for a scan of replicas, this is the service to choose one from."""
 
-    target: Target
+    target: Target | TopologyState
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,10 @@ class Connected:
     role: Role
     cursor_format: CursorFormat
     unfit: str = ""
+    # What it told of its hash seed, if it was asked.
+    hash_seed: HashSeed | None = None
+    # Of a collection's scan: what it says of the key.
+    key: KeyFound | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,23 @@ earlier, the keys of a page that was filtered out would count as seen, and never
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+
+from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
-__all__ = ["DurableSeenKeys", "ExactSeen", "SeenKeys"]
+__all__ = ["DurableSeenKeys", "ExactSeen", "SeenKeys", "durable", "lent_to_a_scan"]
 
 
 @runtime_checkable
 class SeenKeys(Protocol):
     """What `open_scan(dedupe=...)` needs of a filter. Both methods are called in one step, and must not wait.
 
-    Keys are `bytes`, or `str` with ``decode_responses=True``. A filter that raises ends the scan with a `ScanError`.
+    A filter serves one scan at a time: a key that another scan has marked would be missing from this one. Keys are
+    `bytes`, or `str` with ``decode_responses=True``. A filter that raises ends the scan with a `ScanError`.
     """
 
     def unseen(self, keys: Sequence[Any]) -> list[Any]:
@@ -41,7 +45,7 @@ class DurableSeenKeys(SeenKeys, Protocol):
 
     @property
     def number(self) -> int:
-        """How often keys were marked; 0 for a store that has none. `rollback` takes it."""
+        """Grows whenever keys are marked; 0 for a store that has none. `rollback` takes it."""
         ...
 
     def commit(self) -> None:
@@ -49,8 +53,36 @@ class DurableSeenKeys(SeenKeys, Protocol):
         ...
 
     def rollback(self, number: int) -> None:
-        """Forget what was marked since `number` was that. Raises ValueError if it never was."""
+        """Forget what was marked since `number` was that. Kept at once; 0 forgets everything.
+
+        Raises ValueError if the store never was at that number, or was rolled back to before it: numbers that were
+        rolled back are not given again, or a checkpoint could stand for keys that it knows nothing of.
+        """
         ...
+
+
+def durable(seen: SeenKeys | None) -> DurableSeenKeys | None:
+    """The filter, if it is one that checkpoints are to know of. (Once for a scan: asking this takes its time.)"""
+    return seen if isinstance(seen, DurableSeenKeys) else None
+
+
+# The filters that scans are using, by `id`. Their scans keep them alive.
+_LENT: Final[set[int]] = set()
+
+
+@contextmanager
+def lent_to_a_scan(seen: SeenKeys | None) -> Generator[None]:
+    """Nobody else has the filter meanwhile. Raises ConfigError if somebody has."""
+    if seen is None:
+        yield
+        return
+    if id(seen) in _LENT:
+        raise ConfigError("dedupe", "is in use by another scan, whose keys this one would leave out: give each its own")
+    _LENT.add(id(seen))
+    try:
+        yield
+    finally:
+        _LENT.discard(id(seen))
 
 
 class ExactSeen:

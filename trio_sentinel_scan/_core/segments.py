@@ -51,11 +51,24 @@ class _Segment:
 class Segments:
     """Where a pass stands: what to ask next, what a reply means, how far it has come."""
 
-    def __init__(self, form: CursorFormat, number: int, *, cursor: int = 0, cursors: Sequence[int | None] = ()) -> None:
+    def __init__(
+        self,
+        form: CursorFormat,
+        number: int,
+        *,
+        cursor: int = 0,
+        cursors: Sequence[int | None] = (),
+        may_be_small: bool = False,
+        has_pairs: bool = False,
+    ) -> None:
         """`number` segments in a known format; one chain from `cursor` where that is given or the format unknown.
 
         With `cursors`, as `cursors` gave them, they go on from there, as many as there were.
+
+        `may_be_small`: what is swept may be a list, which comes as a whole whatever the cursor, so the first segment
+        begins alone. `has_pairs`: what comes are pairs, each of a key and what belongs to it.
         """
+        self._has_pairs = has_pairs
         if cursors:
             number, cursor = len(cursors), 0
         self._format = form
@@ -79,10 +92,14 @@ class Segments:
             elif at != segment.cursor:
                 segment.cursor = at
                 segment.position = segment.counted_from = self._position_at(at)
+        # Whether there may be nothing to divide: only the first segment is asked for until it has answered.
+        self._begins_alone = (
+            may_be_small and number > 1 and all(segment.position == segment.start for segment in self._segments)
+        )
         # Those that have not come to their end, and that no SCAN is on its way for; and how many have not.
         self._idle: list[int] = []
         self.forget_asked()
-        self._left = len(self._idle)
+        self._left = number if self._begins_alone else len(self._idle)
 
     # ---- what to ask --------------------------------------------------------------------------------------------
 
@@ -123,6 +140,9 @@ class Segments:
 
     def forget_asked(self) -> None:
         """The connection is gone, and with it all replies that were on their way."""
+        if self._begins_alone:
+            self._idle = [0]
+            return
         self._idle = [index for index, segment in enumerate(self._segments) if segment.position < segment.end]
 
     # ---- what came ----------------------------------------------------------------------------------------------
@@ -141,9 +161,12 @@ class Segments:
             position = self._position_at(cursor)
             if position <= segment.position:
                 return None
+        if self._begins_alone:
+            self._divide(cursor, position)
         if len(self._segments) > 1:
             if segment.first_page is None:
-                segment.first_page = frozenset(keys)
+                # What belongs to a key may be large, and would be kept until the pass ends.
+                segment.first_page = frozenset([key for key, _ in keys] if self._has_pairs else keys)
             if position > segment.end:
                 keys = self._without_neighbours(index, position, keys)
         segment.cursor = cursor
@@ -165,6 +188,23 @@ class Segments:
         if self._format is CursorFormat.UNKNOWN:
             return None
         return sum([segment.position - segment.start for segment in self._segments]) / self._whole
+
+    def _divide(self, cursor: int, position: int) -> None:
+        """The first reply shows what there is: all, or a table, of which the other segments get what is left."""
+        self._begins_alone = False
+        if position == self._whole:
+            self._left = 1
+            del self._segments[1:]
+            self._segments[0].end = self._whole
+            return
+        for segment in self._segments[1:]:
+            if segment.start < position:
+                segment.cursor = cursor
+                segment.position = segment.counted_from = min(position, segment.end)
+        self.forget_asked()
+        # The first one's place among them is for whoever it answers.
+        self._left = len(self._idle)
+        self._idle.remove(0)
 
     # ---- arithmetic ---------------------------------------------------------------------------------------------
 
@@ -193,7 +233,10 @@ class Segments:
             if neighbour.start >= reached:
                 break
             if neighbour.first_page:
-                keys = [key for key in keys if key not in neighbour.first_page]
+                if self._has_pairs:
+                    keys = [pair for pair in keys if pair[0] not in neighbour.first_page]
+                else:
+                    keys = [key for key in keys if key not in neighbour.first_page]
         return keys
 
 

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from .checkpoint import Mark
+    from .details import KeyDetails
     from .identity import ServerIdentity
 
 __all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
 
-KeyT_co = TypeVar("KeyT_co", bound="bytes | str", covariant=True)
+KeyT_co = TypeVar("KeyT_co", covariant=True)
+
+_no_details = cast("Callable[[], dict[Any, KeyDetails]]", dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScanPage(Generic[KeyT_co]):
     """Some keys, as one read of the server brought them. Never empty; iterating it gives its keys.
 
-    A key may come more than once within an epoch, and surely does when a later epoch begins again at cursor 0.
+    Of a scan of one hash, set or sorted set, `keys` are the items: (field, value), member, or (member, score).
+
+    Without `dedupe` a key may come more than once within an epoch, and surely does when a later epoch begins again at
+    cursor 0.
     """
 
-    # `bytes`, or `str` with ``decode_responses=True``.
+    # `bytes`, or `str` with ``decode_responses=True``; a collection's items may be pairs.
     keys: Sequence[KeyT_co]
     # The pass that it belongs to: 0, then one more with each restart.
     epoch: int
-    # The process that answered.
+    # The process that answered; the same for all of an epoch, except with `hash_seed_shared`.
     server: ServerIdentity
-    # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque.
+    # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque. It
+    # rises all through an epoch; it may go back a little where a replica loses its link to its master, and with
+    # `hash_seed_shared` where the server changes.
     position: float | None
     # Where the pass stands with it; None in a page that no scan has made.
     mark: Mark | None = field(default=None, repr=False)
+    # What `with_` asked for, for each of its keys; empty without.
+    details: Mapping[KeyT_co, KeyDetails] = field(default_factory=_no_details, repr=False)
 
     @property
     def checkpoint(self) -> str:
@@ -48,7 +58,8 @@ class ScanPage(Generic[KeyT_co]):
 
     def only(self, keys: Sequence[Any]) -> ScanPage[KeyT_co]:
         """This page with no more than these of its keys."""
-        return replace(self, keys=keys)
+        details = self.details and {key: self.details[key] for key in keys}
+        return replace(self, keys=keys, details=details)
 
     def __iter__(self) -> Iterator[KeyT_co]:
         return iter(self.keys)
@@ -108,7 +119,8 @@ class Certificate:
     """What entitles a pass to be called complete. It was drawn up after the pass's last page had been taken."""
 
     # "sentinels": the server's own word and a majority of the Sentinels; "role": the server's own word, by the
-    # caller's choice; "server": there are no Sentinels to ask.
+    # caller's choice; "server": there are no Sentinels to ask; "replica": it is a replica, in sync with its master;
+    # "proxy": nobody to ask at all (`extra_args`).
     basis: str
     server: ServerIdentity
     # What the server said it was: "master" or "slave"; "" where it would not say.
@@ -121,6 +133,8 @@ class Certificate:
     sentinels_agreeing: int = 0
 
     def __str__(self) -> str:
+        if self.basis == "proxy":
+            return f"{self.server} is taken to be a proxy (extra_args), so there is nobody to ask"
         said = f"{self.server} says {self.role}" if self.role else f"{self.server} does not tell its role"
         if self.basis == "sentinels":
             return (
@@ -129,6 +143,8 @@ class Certificate:
             )
         if self.basis == "role":
             return f'{said}; no Sentinel was asked (certify="role")'
+        if self.basis == "replica":
+            return f"{said}, and its link to its master is connected (config epoch {self.config_epoch})"
         return f"{said}; there are no Sentinels to ask"
 
 
@@ -160,6 +176,11 @@ class ScanSummary:
     certificate: Certificate | None
     elapsed: float
     restarts: tuple[Restart, ...] = field(default=())
+    # Changes to another process that a pass went on through; always 0 without `hash_seed_shared`.
+    moves: int = 0
+    # Of a scan of one hash, set or sorted set: how many items it had when the present pass began, and 0 where there
+    # was no such key. None of other scans, and until a server has told.
+    collection_size: int | None = None
 
     @property
     def keys_per_second(self) -> float:

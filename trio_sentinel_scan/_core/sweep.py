@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from redis import exceptions as redis_errors
 
 from .certificate import changed_role, lost_link
 from .cursor import CursorFormat
+from .details import WaitingRoom
 from .identity import Role
 from .pacing import Pacing
 from .scan_replies import ROLE_REQUEST, ScanEncoder
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .certificate import Basis
+    from .details import Questions
     from .identity import ServerIdentity
     from .scan_options import ScanOptions
     from .scan_replies import ScanReply
@@ -32,7 +36,7 @@ __all__ = ["Round", "Sweep", "Yield"]
 
 
 class Round(NamedTuple):
-    """SCANs to be sent together: their bytes, and how many replies they will have."""
+    """Commands to be sent together: their bytes, and how many replies they will have."""
 
     data: bytes
     replies: int
@@ -60,8 +64,14 @@ class Yield(NamedTuple):
 
 # Stands for a ROLE in the order of what was asked.
 _ROLE: Final[Ask] = (-1, 0, 0)
+# And this for a question about a key.
+_DETAIL: Final[Ask] = (-2, 0, 0)
+# What cannot answer a SCAN.
+_NO_SCAN: Final = (Role, bytes, str, int, NoneType)
 # Seconds from one ROLE to the next.
 ROLE_PERIOD: Final = 0.25
+# How many rounds of nothing but questions about keys are on their way at once.
+_ROUNDS: Final = 2
 
 
 @dataclass(slots=True)
@@ -74,8 +84,13 @@ class _Sent:
     # The sum of the COUNTs of those that the server did, or has yet to do.
     count: int
     keys: int = 0
-    # Whether the first byte of its replies has come.
+    # Whether the first byte of its SCANs' replies has come.
     begun: bool = False
+    # Questions about keys, which come before its SCANs, and how many of them were answered.
+    questions: int = 0
+    told: int = 0
+    # Whether its SCANs had to wait for such questions, so that the time they took is not known.
+    was_behind: bool = False
 
 
 class Sweep:
@@ -100,10 +115,19 @@ class Sweep:
         self.role = role
         self.format = form
         self._basis: Basis = options.basis
+        # Whether the pass may go on at another process, where the cursors are to be beyond doubt.
+        self._may_move = options.hash_seed_shared
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
-        self._segments = Segments(form, number, cursor=cursor, cursors=cursors)
+        collection = options.collection
+        self._segments_at = partial(
+            Segments,
+            form,
+            may_be_small=collection is not None,
+            has_pairs=collection is not None and collection.has_pairs,
+        )
+        self._segments = self._segments_at(number, cursor=cursor, cursors=cursors)
         self._pacing = Pacing(options.count, options.duty)
         self._encode = ScanEncoder(options).encode
         # SCANs to be sent next, and those that were sent, in the order of their replies.
@@ -120,19 +144,33 @@ class Sweep:
         # how many are on their way. Who does not tell it is not asked.
         self._role_due: float | None = None if role.kind else math.inf
         self._asks_role = False
+        # Whether what is read is beyond doubt only when a ROLE has vouched for it: in a pass that may move, and on a
+        # replica. That may lose all it has, go on answering, and have it back: its synchronisation has failed.
+        self._needs_vouching = self._may_move or role.kind == "slave"
+        # Such a pass has one in each round.
+        self._role_period = 0.0 if self._needs_vouching else ROLE_PERIOD
         self._roles_on_their_way = 0
         # A master's replicas, as it listed them last.
         self._replicas = role.replicas
+        # The cursors that a ROLE has vouched for: when all before them was read, this was the master still, and had
+        # every replica that it has had. None where there is no ROLE to go by.
+        self._vouched: Sequence[int | None] | None = self._segments.cursors if role.kind else None
+        self._replicas_then = role.replicas
+        # Pages that wait for what is asked about their keys; None if nothing is. What is to be asked next, and whether
+        # there were such questions with the last SCANs.
+        self.details: WaitingRoom | None = None if options.with_ is None else WaitingRoom(options.with_)
+        self._questions: Questions | None = None
+        self._questions_rode = False
         # Not to ask before this time: the share of the server's time that was asked for is used up.
         self.rests_until = -math.inf
 
     @property
     def swept(self) -> bool:
-        """Whether every segment has come to its end, and nothing is on its way: a ROLE may have ridden along.
+        """Whether every segment has come to its end, no page waits for its details, and nothing is on its way.
 
-        Its reply would be taken for an answer to what is asked next, which is the certificate.
+        The reply to a ROLE that rode along would be taken for an answer to what is asked next, the certificate.
         """
-        return self._segments.swept and not self._on_their_way
+        return self._segments.swept and not self._on_their_way and (self.details is None or self.details.is_empty)
 
     @property
     def position(self) -> float | None:
@@ -150,53 +188,86 @@ class Sweep:
         return self._segments.cursors
 
     @property
+    def can_move(self) -> bool:
+        """Whether another process, with the keys in the same order, can go on with this pass."""
+        return self._may_move and self._vouched is not None
+
+    @property
+    def standing(self) -> Sequence[int | None]:
+        """The cursors to go on from later: where vouching is needed, those that were vouched for."""
+        return self._vouched if self._needs_vouching and self._vouched is not None else self.cursors
+
+    def go_back(self) -> None:
+        """What the server said since a ROLE last vouched for it may be a deposed master's, or that of a replica without
+        its data: it is asked for once more, there or elsewhere.
+        """
+        self.connection_lost()
+        self._segments = self._segments_at(self._segments.number, cursors=self.standing)
+
+    @property
     def is_waiting_for_replies(self) -> bool:
         """Whether any SCAN is on its way."""
         return bool(self._on_their_way)
 
     def next_round(self, now: float, *, page_in_hand: bool) -> Round | None:
-        """The SCANs to send now, if any; the same until they are reported as `sent`.
+        """The SCANs to send now, if any, and what goes with them; the same until they are reported as `sent`.
 
         There are at least two, each a part of the segments: while the server works on one, its last one's pages are
         on their way through us. When two fall due at once, the second lets the page in hand go first, so that the
         server does not find the two together, and make one of them.
         """
-        if not self._to_ask:
+        if not self._to_ask and self._questions is None:
             rounds = self._pacing.rounds(self._segments.number)
-            if (
-                self.told_to_wait
-                or now < self.rests_until
-                or (self._just_sent and page_in_hand)
-                or len(self._rounds) >= rounds
-            ):
+            if self.told_to_wait or (self._just_sent and page_in_hand):
                 return None
-            scans = self._pacing.scans(-(-self._segments.number // rounds))
-            self._to_ask = self._segments.due(self._pacing.count(scans), scans)
-            if not self._to_ask:
+            if (
+                now >= self.rests_until
+                and len(self._rounds) < rounds
+                and (self.details is None or not self.details.is_full)
+            ):
+                scans = self._pacing.scans(-(-self._segments.number // rounds))
+                self._to_ask = self._segments.due(self._pacing.count(scans), scans)
+            if self.details is not None and self._questions_may_go(self.details):
+                self._questions = self.details.questions()
+            if not self._to_ask and self._questions is None:
                 return None
             if self._role_due is None:
-                self._role_due = now + ROLE_PERIOD
+                self._role_due = now + self._role_period
             self._asks_role = now >= self._role_due
         encode = self._encode
         parts = [encode(cursor, count) for _, cursor, count in self._to_ask]
         if self._asks_role:
             parts.append(ROLE_REQUEST)
+        if self._questions is not None:
+            # The page that waits for them comes before those that the SCANs will bring.
+            return Round(b"".join((self._questions.data, *parts)), self._questions.replies + len(parts))
         return Round(b"".join(parts), len(parts))
+
+    def _questions_may_go(self, room: WaitingRoom) -> bool:
+        if self._to_ask:
+            # Every other round is of SCANs alone, to show what they cost.
+            return not self._questions_rode
+        # By themselves only where they do not get between the SCANs.
+        return not self._rounds or ((room.is_full or self._segments.swept) and len(self._rounds) < _ROUNDS)
 
     def sent(self, now: float) -> None:
         """The last round has been sent."""
+        questions = 0 if self.details is None else self._questions_sent(self.details)
         if self._asks_role:
             self._to_ask.append(_ROLE)
             self._roles_on_their_way += 1
-            self._role_due = now + ROLE_PERIOD
+            self._role_due = now + self._role_period
         self._on_their_way.extend(self._to_ask)
-        self._rounds.append(_Sent(now, len(self._to_ask), sum([count for _, _, count in self._to_ask])))
+        this = _Sent(now, questions + len(self._to_ask), sum([count for _, _, count in self._to_ask]))
+        if questions or (self._rounds and self._rounds[-1].count == 0):
+            this.questions, this.was_behind = questions, True
+        self._rounds.append(this)
         self._to_ask = []
         self._just_sent = True
 
     def connection_lost(self) -> None:
         """No reply that is still on its way will come: ask again from what was committed."""
-        if self._on_their_way and not any(this.begun for this in self._rounds):
+        if self._on_their_way and not any(this.begun or this.told for this in self._rounds):
             if self._lost_in_vain:
                 # Twice in a row: it may be more at once than the connection is allowed to hold.
                 self._pacing.shrink()
@@ -206,6 +277,9 @@ class Sweep:
         self._rounds.clear()
         self._roles_on_their_way = 0
         self._segments.forget_asked()
+        if self.details is not None:
+            self.details.connection_lost()
+            self._questions, self._questions_rode = None, False
         self.told_to_wait = False
 
     def received(self, replies: Sequence[ScanReply], now: float, *, waited: bool = True) -> Yield:
@@ -224,6 +298,16 @@ class Sweep:
         while place < len(replies):
             # One round after the other, so that each is charged with what it brought itself.
             this = self._rounds[0]
+            if this.told < this.questions:
+                some = replies[place : place + this.questions - this.told]
+                told, trouble = self._told(this, some, now, waited=waited)
+                came_on = came_on or told > 0
+                place += len(some)
+                if trouble is not None:
+                    if verdict_of(trouble) is not Verdict.WAIT:
+                        return Yield(_joined(brought), error=trouble, wait=wait)
+                    wait = trouble
+                    self.told_to_wait = True
             before = len(brought)
             of_this = replies[place : place + this.left]
             for reply in of_this:
@@ -232,7 +316,7 @@ class Sweep:
                     lost_replicas = self._note_role(reply) or lost_replicas
                     continue
                 self.scans += 1
-                if isinstance(reply, Role):
+                if isinstance(reply, _NO_SCAN):
                     return Yield(
                         _joined(brought), error=redis_errors.InvalidResponse("replies out of order"), wait=wait
                     )
@@ -267,15 +351,43 @@ class Sweep:
         for this in self._rounds:
             if place >= len(replies):
                 break
-            if not this.begun:
+            scans_at = place + this.questions - this.told
+            if this.was_behind and not this.begun:
+                waited = False
+            if not this.begun and scans_at < len(replies):
                 this.begun = True
                 first = first or this
                 count += this.count
                 # What was refused says nothing of what a SCAN costs.
-                waited = waited and not isinstance(replies[place], redis_errors.RedisError)
+                waited = waited and not isinstance(replies[scans_at], redis_errors.RedisError)
             place += this.left
         if first is not None:
             self._pacing.first_byte(first.at, count, now, waited=waited)
+
+    def _questions_sent(self, room: WaitingRoom) -> int:
+        questions = 0
+        if self._questions is not None:
+            room.sent()
+            questions = self._questions.replies
+            self._on_their_way.extend([_DETAIL] * questions)
+            self._questions = None
+        if self._to_ask:
+            self._questions_rode = questions > 0
+        return questions
+
+    def _told(
+        self, this: _Sent, replies: Sequence[ScanReply], now: float, *, waited: bool
+    ) -> tuple[int, redis_errors.RedisError | None]:
+        """Some of the questions of this round were answered: how many pages are ready for it, and what is wrong."""
+        assert self.details is not None
+        for _ in replies:
+            self._on_their_way.popleft()
+        this.told += len(replies)
+        this.left -= len(replies)
+        if this.told == this.questions:
+            rest = self._pacing.told(this.at, this.questions, now, waited=waited)
+            self.rests_until = max(self.rests_until, now) + rest
+        return self.details.received(replies)
 
     def _unfit_role(self, replies: Sequence[ScanReply]) -> Role | None:
         """The guard: a server that has left its role may give keys that are not the service's any more."""
@@ -293,10 +405,14 @@ class Sweep:
         if isinstance(reply, Role):
             lost = not self._replicas <= reply.replicas
             self._replicas = reply.replicas
+            if self._needs_vouching and self._replicas_then <= reply.replicas:
+                self._replicas_then = reply.replicas
+                self._vouched = self._segments.cursors
             return lost
         if not (isinstance(reply, redis_errors.RedisError) and verdict_of(reply) is Verdict.WAIT):
             # It is not told.
             self._role_due = math.inf
+            self._vouched = None
         return False
 
     def _commit(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -17,6 +17,7 @@ from .._core.errors import (
 from .._core.messages import OnFull, checked_subscriber_options
 from .._core.scan_options import checked_scan_options
 from .._core.statistics import ClientStatistics
+from .collection_scans import CollectionScans
 from .command_set import Dialect
 from .iterators import HOME, Iterators
 from .lease import Lease, open_lease
@@ -25,6 +26,7 @@ from .own_connection import PoolRunner
 from .pipeline import PipelineOwner
 from .pool import ConnectionPool
 from .pubsub import Subscriber, open_subscriber
+from .replica_source import ReplicaSource
 from .scan import ScanPages, open_scan
 from .shared import SharedConnection
 from .sources import SentinelService, SingleServer
@@ -41,7 +43,7 @@ __all__ = ["BaseClient"]
 _RAISE: Final = object()
 
 
-class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
+class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
     """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
 
     def __init__(self, source: SingleServer | SentinelService) -> None:
@@ -131,6 +133,11 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
         page_size: int | None = None,
         dedupe: bool | SeenKeys = False,
         resume: str | None = None,
+        extra_args: Sequence[str | bytes] = (),
+        hash_seed_shared: bool = False,
+        with_: Iterable[Literal["type", "ttl", "memory", "idle", "freq"]] = (),
+        read_from: Literal["master", "replica"] = "master",
+        fallback: Literal["master"] | None = None,
     ) -> AbstractAsyncContextManager[ScanPages[Any]]:
         """Iterate the keyspace, without losing a key while masters fail over and servers restart.
 
@@ -141,7 +148,8 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
                     for key in page: ...
 
         The end of the iteration means that every key that was there all through the final pass was handed out at least
-        once. Every other end is an exception, raised by the next receive. Keys may come more than once.
+        once. Every other end is an exception, raised by the next receive. Keys may come more than once, if not for
+        `dedupe`.
 
         - `match`: a glob-style pattern, as for SCAN's MATCH. `type_`: one of the server's types, as for TYPE.
         - `count`: how many keys the server should look at for each SCAN, as for COUNT. None adapts it: the server is
@@ -165,6 +173,21 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
           If the server process that it was made at is the one found now, the scan goes on from there; if not, it
           begins a new epoch at cursor 0, or raises with ``on_failover="raise"``. What was handed out after the
           checkpoint comes again.
+        - `extra_args`: words for the end of each SCAN, as some proxies want them: a node's id, for instance. What is
+          there is taken to be a proxy then: one chain of cursors, no position, no role, and each new connection is
+          a new epoch, for nothing tells whether it leads to what issued the cursor. `RedisClient` only.
+        - `hash_seed_shared`: True says that all nodes (Valkey from 9.1 on) have the same `hash-seed`, so that a pass
+          goes on at another process where the last one has left off, in the same epoch. Servers that may be asked are
+          (CONFIG GET); `HashSeedMismatch` if one contradicts.
+        - `with_`: what is to be known of each key beside its name, several of "type", "ttl", "memory", "idle", "freq".
+          `page.details` has a `KeyDetails` for each key then, as the same server process told them a moment after SCAN
+          had brought the key; pages have up to 1000 keys. It does not make the keys look as if they had been used.
+        - `read_from`: "replica" scans a replica, one for a whole pass, and leaves the master alone: one that the
+          Sentinels list as up and linked, that says itself that it is in sync, and that has come furthest. Its
+          connection may break: the pass goes on with the same process. A replica that stays away for seconds, is
+          promoted or removed is left for another one, in a new epoch.
+        - `fallback`: "master" scans the master when there is no replica to scan. None waits for one up to
+          `failover_timeout`, then raises `NoReplicaAvailable`.
 
         The scan has a connection of its own, so the loop may use this client for anything else.
         Raises ConfigError for an argument that cannot be, before anything is sent.
@@ -183,12 +206,22 @@ class BaseClient(Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis
             page_size=page_size,
             dedupe=dedupe,
             resume=resume,
+            extra_args=extra_args,
+            hash_seed_shared=hash_seed_shared,
+            with_=with_,
+            read_from=read_from,
+            fallback=fallback,
             has_sentinels=isinstance(self._source, SentinelService),
             encoding=self._settings.encoding,
+            encoding_errors=self._settings.encoding_errors,
+            decodes=self._settings.decode_responses,
             db=self._settings.endpoint.db,
         )
         self._check_open()
-        return open_scan(options, self._source)
+        source = self._source
+        if options.read_from == "replica" and isinstance(source, SentinelService):
+            return open_scan(options, ReplicaSource(source))
+        return open_scan(options, source)
 
     def dedicated(self) -> AbstractAsyncContextManager[Lease]:
         """A connection of the caller's own, with redis-py's commands on it, for as long as the block lasts::

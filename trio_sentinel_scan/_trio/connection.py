@@ -199,8 +199,11 @@ async def open_connection(
     protocol: int | None = None,
     encoding: str | None = None,
     encoding_errors: str = "strict",
+    wants_master: bool = False,
 ) -> Connection:
     """Connect to a data node at `address` (dialled as `dial`) and go through the handshake; `greeting` is set then.
+
+    `wants_master`: the connection is of no use if the server is no master, or stops being one (see `Handshake`).
 
     Raises ServerConnectionError, ResponseTimeout, ProtocolError, AuthenticationFailed, RoleMismatch, ConfigError.
     """
@@ -213,6 +216,7 @@ async def open_connection(
             client_name=endpoint.client_name,
             protocol=protocol,
             version=__version__,
+            wants_master=wants_master,
         )
         while connection.greeting is None:
             connection.greeting = handshake.read(await _answers(connection, handshake))

@@ -8,7 +8,7 @@ import trio
 from redis.exceptions import RedisError
 
 from .._core.blocking import block_time, with_block_time
-from .._core.command_fate import goes_again, name_of, outcome_unknown, refused_unrun
+from .._core.command_fate import goes_again, name_of, outcome_unknown, refused_unrun, spends_connection
 from .._core.errors import (
     CommandOutcomeUnknown,
     LeaseLost,
@@ -82,6 +82,8 @@ class PoolRunner:
                 if refusal is None:
                     return replies, loan.state.protocol
                 problem = refusal
+                if spends_connection(refusal):
+                    self._source.look_again()
             except LeaseLost as error:
                 problem = error
             except (ServerConnectionError, ResponseTimeout) as error:

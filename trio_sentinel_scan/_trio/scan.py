@@ -10,33 +10,38 @@ from __future__ import annotations
 import logging
 import random
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import trio
 
 from .._core import scan_steps as steps
 from .._core.certificate import Evidence, Undecided
+from .._core.collection import KeyFound, knows_novalues, read_size
+from .._core.collection_plan import CollectionPlan
 from .._core.errors import (
-    AuthenticationFailed,
     ClientClosed,
-    ConfigError,
-    ProtocolError,
-    ScanError,
     SentinelScanError,
 )
 from .._core.handshake import unfit_for_scanning
+from .._core.hash_seed import HASH_SEED_REQUEST, read_hash_seed
+from .._core.scan_failures import lost_by
 from .._core.scan_plan import ScanPlan
 from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
+from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
 from .nurseries import open_service_nursery
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from .._core.identity import Address, Role
     from .._core.scan_options import ScanOptions
+    from .._core.scan_replies import ScanReply
     from .._core.topology import Votes
+    from .._core.topology_state import TopologyState
+    from .._core.wire import Reply
     from .connection import Connection
     from .telemetry import Telemetry
 
@@ -51,7 +56,7 @@ class ScanSource(Protocol):
     # Whether only a master will do.
     wants_master: bool
     failover_timeout: float
-    # Callbacks for whenever `target` has moved.
+    # Callbacks for whenever `view` has moved.
     on_change: set[Callable[[], None]]
     # Callbacks for when the client closes.
     on_stop: set[Callable[[], None]]
@@ -59,8 +64,12 @@ class ScanSource(Protocol):
     telemetry: Telemetry | None
 
     @property
-    def target(self) -> steps.Target:
-        """The server to scan, as the Sentinels (or the caller) have it now."""
+    def view(self) -> steps.Target | TopologyState:
+        """The server to scan, as the Sentinels (or the caller) have it now; or the service to choose one from."""
+        ...
+
+    def locate(self) -> steps.Target | TopologyState:
+        """The same, as new as can be."""
         ...
 
     async def connect(self, target: steps.Target) -> Connection:
@@ -88,11 +97,17 @@ class Scan:
     """One scan under way: the plan, and the two tasks that carry it out."""
 
     def __init__(self, options: ScanOptions, source: ScanSource) -> None:
-        self.plan: ScanPlan = ScanPlan(
+        self._collection = options.collection
+        self.plan: ScanPlan = (ScanPlan if self._collection is None else CollectionPlan)(
             options,
             failover_timeout=source.failover_timeout,
             now=trio.current_time(),
             jitter=random.random,
+        )
+        self._read_replies: Callable[[Sequence[Reply], Address], Sequence[ScanReply]] = (
+            partial(read_scan_replies, details=options.with_ is not None)
+            if self._collection is None
+            else self._collection.read_replies
         )
         self._source = source
         self._connection: Connection | None = None
@@ -103,7 +118,8 @@ class Scan:
         self._view_moved = trio.Event()
         # What the log and OpenTelemetry have been told of.
         self._told_epoch = self.plan.epoch
-        self._telemetry = None if source.telemetry is None else source.telemetry.scan()
+        self._told_moves = 0
+        self._telemetry = None if source.telemetry is None else source.telemetry.scan(options.command)
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
@@ -118,9 +134,9 @@ class Scan:
         return taken
 
     def notice_change(self) -> None:
-        """If the Sentinels name another master now: void what is under way, and abort the wait on the old one."""
-        if self.plan.master_changed(self._source.target, trio.current_time()) and self._abort is not None:
-            self._abort.cancel(reason=f"MASTER_CHANGE: the master is {self._source.target.address}")
+        """If the Sentinels tell now that what is under way is void: abort the wait on the server that it was on."""
+        if self.plan.heard(self._source.view, trio.current_time()) and self._abort is not None:
+            self._abort.cancel(reason="the Sentinels name another server")
         self._tell_restarts()
 
     def end(self) -> None:
@@ -128,6 +144,12 @@ class Scan:
         self.plan.abandon(ClientClosed("the client was closed, and its scans with it"), trio.current_time())
         if self._abort is not None:
             self._abort.cancel(reason="the client was closed")
+
+    def _tell_moves(self) -> None:
+        summary = self.plan.summary(trio.current_time())
+        if summary.moves != self._told_moves:
+            self._told_moves = summary.moves
+            logger.info("the scan goes on at %s, epoch %d: hash_seed_shared=True", summary.server, summary.epoch)
 
     def _tell_restarts(self) -> None:
         if self.plan.epoch == self._told_epoch:
@@ -219,10 +241,12 @@ class Scan:
         try:
             outcome = await self._outcome_of(step)
         except (SentinelScanError, UnicodeDecodeError) as error:
-            outcome = self._failure(error)
+            outcome = lost_by(error, self.plan.summary(trio.current_time()))
         # What has become known while this was under way comes first: a certificate is not held against it.
         self.notice_change()
         self.plan.report(step, outcome, trio.current_time())
+        if isinstance(outcome, steps.Connected):
+            self._tell_moves()
         if self.plan.suspects_failover:
             self.plan.suspects_failover = False
             self._source.look_again()
@@ -237,7 +261,7 @@ class Scan:
         match step:
             case steps.Locate():
                 await trio.lowlevel.checkpoint()
-                return steps.Located(self._source.target)
+                return steps.Located(self._source.locate())
             case steps.Connect():
                 return await self._connect(step)
             case steps.Ask(_, data, replies):
@@ -246,7 +270,7 @@ class Scan:
             case steps.Receive():
                 held = self._held
                 found, waited = await held.receive_ready()
-                return steps.Answered(read_scan_replies(found, held.address), waited)
+                return steps.Answered(self._read_replies(found, held.address), waited)
             case steps.Rest(_, seconds):
                 await trio.sleep(seconds)
                 return steps.Rested()
@@ -260,18 +284,6 @@ class Scan:
             case _:
                 raise AssertionError(step)
 
-    def _failure(self, error: SentinelScanError | UnicodeDecodeError) -> steps.Lost:
-        if isinstance(error, UnicodeDecodeError):
-            failure = ScanError(
-                "a key cannot be decoded with the client's encoding: scan with decode_responses=False,"
-                ' or with encoding_errors="surrogateescape"',
-                self.plan.summary(trio.current_time()),
-            )
-            return steps.Lost("a key cannot be decoded", failure)
-        if isinstance(error, (AuthenticationFailed, ConfigError, ProtocolError)):
-            return steps.Lost(str(error), error)
-        return steps.Lost(str(error))
-
     @property
     def _held(self) -> Connection:
         assert self._connection is not None
@@ -283,13 +295,29 @@ class Scan:
             connection = self._connection = await self._source.connect(step.target)
             greeting = connection.greeting
             assert greeting is not None
-            unfit = unfit_for_scanning(greeting.role, step.target.address, wants_master=self._source.wants_master)
-            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit)
+            unfit = unfit_for_scanning(
+                greeting.role,
+                step.target.address,
+                wants_master=self._source.wants_master and not step.target.is_replica,
+                wants_replica=step.target.is_replica,
+            )
+            seed = None
+            if self.plan.options.hash_seed_shared:
+                (reply,) = await connection.request(HASH_SEED_REQUEST, decode=False)
+                seed = read_hash_seed(reply, greeting.info, connection.address)
+            key = None
+            if self._collection is not None:
+                (reply,) = await connection.request(self._collection.size_request, decode=False)
+                key = KeyFound(read_size(reply, connection.address), knows_novalues(greeting.info))
+            return steps.Connected(greeting.identity, greeting.role, greeting.cursor_format, unfit, seed, key)
         return steps.Lost(f"{step.target.address} did not take a connection")
 
     async def _gather_evidence(self, step: steps.Certify) -> Evidence | Undecided:
         connection = self._held
-        standing = read_standing(await connection.request(*STANDING, decode=False), step.role_before)
+        asked = STANDING if self._collection is None else (*STANDING, self._collection.size_request)
+        replies = await connection.request(*asked, decode=False)
+        size = None if self._collection is None else read_size(replies.pop(), connection.address)
+        standing = read_standing(replies, step.role_before)
         if isinstance(standing, str):
             return Undecided(standing)
         run_id, role = standing
@@ -307,6 +335,7 @@ class Scan:
             votes=votes,
             config_epoch=step.target.config_epoch,
             sentinels=self._source.describe_sentinels(),
+            size=size,
         )
 
     async def _disconnect(self) -> None:  # noqa: ASYNC910 (closing nothing takes no time)
@@ -332,8 +361,10 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
         """The next page.
 
         Raises `trio.EndOfChannel` when the scan is complete, and otherwise what made it end: `ScanInterrupted`,
-        `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `ServerUnavailable`,
-        `AuthenticationFailed`, `ProtocolError`, `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
+        `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `HashSeedMismatch`, `CollectionGone`,
+        `CollectionChanged` (each a `ScanError`, as is by itself that a filter given as `dedupe` failed),
+        `ServerUnavailable`, `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ConfigError` (a server
+        without the database), `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
         """
         if self._at_work is not None:
             self._scan.plan.done_with(self._at_work)
@@ -390,16 +421,17 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 @asynccontextmanager
 async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan for as long as the block lasts."""
-    scan = Scan(options, source)
-    send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
-    pages: ScanPages[Any] = ScanPages(scan, receive_channel)
-    async with open_service_nursery() as nursery:
-        source.on_stop.add(scan.end)
-        nursery.start_soon(scan.listen)
-        nursery.start_soon(scan.produce, send_channel)
-        try:
-            with receive_channel:
-                yield pages
-        finally:
-            source.on_stop.discard(scan.end)
-            scan.closed()
+    with lent_to_a_scan(options.dedupe):
+        scan = Scan(options, source)
+        send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
+        pages: ScanPages[Any] = ScanPages(scan, receive_channel)
+        async with open_service_nursery() as nursery:
+            source.on_stop.add(scan.end)
+            nursery.start_soon(scan.listen)
+            nursery.start_soon(scan.produce, send_channel)
+            try:
+                with receive_channel:
+                    yield pages
+            finally:
+                source.on_stop.discard(scan.end)
+                scan.closed()

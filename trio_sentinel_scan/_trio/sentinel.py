@@ -94,6 +94,9 @@ class SentinelMonitor:
         # What has happened to the service, and who wants to hear of it.
         self._chronicle = Chronicle()
         self.subscribers: set[Subscriber] = set()
+        # How often something has happened; and called, synchronously, whenever it has.
+        self.news: int = 0
+        self.on_news: set[Callable[[], None]] = set()
         # Set, and replaced, whenever a Sentinel has answered or failed.
         self._heard = trio.Event()
         self._watches: dict[Address, _Watch] = {}
@@ -365,8 +368,11 @@ class SentinelMonitor:
                 level = logging.INFO if isinstance(event, ServerReboot) else logging.DEBUG
                 logger.log(level, "service %s: %s", self.topology.service, event)
         if events:
+            self.news += 1
             for subscriber in self.subscribers:
                 subscriber.put(events)
+            for callback in tuple(self.on_news):
+                callback()
 
     async def _confirm(self, candidate: MasterView) -> None:
         view = self.topology.view

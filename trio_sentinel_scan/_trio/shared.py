@@ -205,6 +205,7 @@ class SharedConnection:
                 if spends_connection(problem):
                     self._forget(link)
                     link.retire()
+                    self._source.look_again()
             if trio.current_time() >= deadline:
                 raise self._unavailable(commands, problem) from problem
             if tries > 1 or request.failure is None:

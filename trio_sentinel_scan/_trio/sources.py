@@ -61,6 +61,7 @@ class _Source:
             protocol=settings.protocol,
             encoding=settings.encoding if settings.decode_responses else None,
             encoding_errors=settings.encoding_errors,
+            wants_master=self.wants_master and not target.is_replica,
         )
         self._account_for(connection)
         return connection
@@ -89,6 +90,15 @@ class SingleServer(_Source):
         self.target: Target = Target(address)
         # The process that the latest connection has found there.
         self.identity: ServerIdentity = ServerIdentity(None, address)
+
+    @property
+    def view(self) -> Target:
+        """The server, whoever it is that a scan is for."""
+        return self.target
+
+    def locate(self) -> Target:
+        """The same."""
+        return self.target
 
     async def connect(self, target: Target) -> Connection:
         connection = await super().connect(target)
@@ -128,6 +138,15 @@ class SentinelService(_Source):
         assert target is not None
         return target
 
+    @property
+    def view(self) -> Target:
+        """The master, which is what a scan is for."""
+        return self.target
+
+    def locate(self) -> Target:
+        """The same."""
+        return self.target
+
     async def connect(self, target: Target) -> Connection:
         try:
             connection = await super().connect(target)
@@ -135,8 +154,12 @@ class SentinelService(_Source):
             # A master that cannot be used may have been replaced: look now, not at the next poll.
             self.monitor.poke_all()
             raise
-        assert connection.greeting is not None
-        self.monitor.met(connection.greeting.identity)
+        greeting = connection.greeting
+        assert greeting is not None
+        self.monitor.met(greeting.identity)
+        if not target.is_replica and greeting.role.kind not in {"master", ""}:
+            # It was demoted: whoever is the master now, its caller wants to know at once.
+            self.monitor.poke_all()
         return connection
 
     def dial_address(self, announced: Address) -> Address:

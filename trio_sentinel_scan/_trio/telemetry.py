@@ -90,10 +90,10 @@ class Telemetry:
         self._connections.add(1, said)
         return lambda: self._connections.add(-1, said)
 
-    def scan(self) -> ScanTelemetry:
-        """A scan begins."""
-        said: core.Attributes = {"db.operation.name": "SCAN", **core.server_attributes(self._where(), self._db)}
-        return ScanTelemetry(self._start("SCAN", said), lambda: self._restarts.add(1, said))
+    def scan(self, command: str) -> ScanTelemetry:
+        """A scan begins, by SCAN, HSCAN, SSCAN or ZSCAN."""
+        said: core.Attributes = {"db.operation.name": command, **core.server_attributes(self._where(), self._db)}
+        return ScanTelemetry(self._start(command, said), lambda: self._restarts.add(1, said))
 
     def put(self, events: Iterable[TopologyEvent]) -> None:
         """These have happened to the service."""

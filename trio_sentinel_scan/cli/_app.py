@@ -37,6 +37,19 @@ _OPTION_NAMES: Final = {
     "username": "--user",
     "password": "password",
     "resume": "--checkpoint",
+    "read_from": "--replica",
+    "with_": "--with",
+}
+
+# And what it is called in the midst of a text.
+_WORDS: Final = {
+    'with "replica", Sentinels': "Sentinels",
+    "a RedisClient has none: it scans the server that it was given": (
+        "this URL names none: without --replica, the server that it names is scanned"
+    ),
+    'read_from="replica"': "--replica",
+    'fallback="master"': "--fallback master",
+    "the store given as dedupe": "the store beside it (.seen)",
 }
 
 
@@ -50,9 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = _fail(error.format_message().rstrip(".") + where, _WRONG_USE)
     except ConfigError as error:
         name, _, problem = str(error).partition(": ")
-        status = _fail(f"{_OPTION_NAMES.get(name, '--' + name.replace('_', '-'))}: {problem}", _WRONG_USE)
+        option = _OPTION_NAMES.get(name, "--" + name.replace("_", "-"))
+        status = _fail(f"{option}: {_in_our_words(problem)}", _WRONG_USE)
     except (RedisError, HarnessError, Failure) as error:
-        status = _fail(str(error) or type(error).__name__, _FAILED)
+        status = _fail(_in_our_words(str(error)) or type(error).__name__, _FAILED)
     except OutputClosed:
         # As every program that does not ask to be told otherwise; a shell has 141 for it.
         die_of(signal.SIGPIPE)
@@ -62,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # Ctrl-C at the password's prompt.
         die_of(signal.SIGINT)
     sys.exit(status)
+
+
+def _in_our_words(problem: str) -> str:
+    """What the Python API says of its arguments, for who has given options."""
+    for theirs, ours in _WORDS.items():
+        problem = problem.replace(theirs, ours)
+    return problem
 
 
 def _fail(problem: str, status: int) -> int:
@@ -117,6 +138,9 @@ Keys are written as they are, or, to a terminal, with control characters escaped
 A key with a line break in it is two lines then; the other formats keep such keys apart:
 --format json: each line is a JSON string, or {{"base64": "..."}} for a key that is not UTF-8.
 --format null: each key has a NUL behind it, for xargs -0.
+--with type,ttl writes them behind the key with a tab before each, and - for what is not known; so, of a
+line, the last ones are they, whatever tabs are in the key. With --format json each line is an object,
+{{"key": ..., "type": ..., "ttl": ...}}, with null for what is not known.
 
 \b
   {PROGRAM} scan -u redis+sentinel://10.0.0.1,10.0.0.2/mymaster --pattern 'user:*' | sort -u
@@ -136,13 +160,15 @@ A key with a line break in it is two lines then; the other formats keep such key
 @report_options
 @click.pass_context
 def scan(context: click.Context, /, **words: Any) -> None:
-    """Write all keys to standard output, each at least once.
+    """Write all keys to standard output, each at least once; with --dedupe, once.
 
     When another server takes the master's place the scan starts over, and keys may come again; that is told on
     standard error, as is everything else but keys. The exit status is 0 only if nothing is missing.
     """
     output = Output.stdout()
-    encode = encoder(words["form"], terminal=output.is_terminal, ascii_only=not output.speaks_utf8)
+    encode = encoder(
+        words["form"], columns=words["with_"], terminal=output.is_terminal, ascii_only=not output.speaks_utf8
+    )
     _work(context, words, shares_terminal=output.is_terminal, verb=partial(run_scan, encode=encode, output=output))
 
 

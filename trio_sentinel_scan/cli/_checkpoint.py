@@ -29,6 +29,11 @@ class CheckpointFile:
         self._next = 0.0
 
     @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self._path
+
+    @property
     def seen_path(self) -> Path:
         """Where the keys that were written are kept beside it, for --dedupe."""
         return self._path.with_name(self._path.name + ".seen")
@@ -65,6 +70,15 @@ class CheckpointFile:
         """The scan is complete: the next run begins anew."""
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+    def remove_seen_if_alone(self) -> None:
+        """The keys that were written are of no use without the file: the next run begins anew."""
+        if self._path.exists():
+            return
+        # The second is the database's log: there after a failure, otherwise gone with its closing.
+        for path in (self.seen_path, self.seen_path.with_name(self.seen_path.name + "-wal")):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _replace(self, text: str) -> None:
         new = self._path.with_name(f".{self._path.name}.new")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+from .._core.summary import ScanPage
 
 Format: TypeAlias = Literal["text", "json", "null"]
-Encode: TypeAlias = Callable[[Sequence[bytes]], bytes]
+Encode: TypeAlias = Callable[[ScanPage[bytes]], bytes]
 
 # The letters that C, Python and redis-cli have for them; everything else is \xHH.
 _LETTERS: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
@@ -17,20 +19,35 @@ _LETTERS: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 _json_string: Final = json.JSONEncoder(ensure_ascii=True).encode
 
 
-def encoder(form: Format, *, terminal: bool = False, ascii_only: bool = False) -> Encode:
-    """The function that turns the keys of a page into what is written.
+def encoder(form: Format, *, columns: Sequence[str] = (), terminal: bool = False, ascii_only: bool = False) -> Encode:
+    """The function that turns a page into what is written.
 
     - "text": one key per line. "null": each key with a NUL behind it. Both are the keys' own bytes, unless the
       output is a `terminal`: then what a terminal would act on, or cannot show, is escaped as in `shown`.
     - "json": one JSON value per line, all ASCII. A key that is UTF-8 is a string; any other is an object,
       ``{"base64": "..."}``, so that each can be told from the other and turned back into its bytes.
+
+    `columns` are the details of each key that are written with it, in this order: behind a tab each, with ``-`` for
+    what is not known; in JSON as an object, ``{"key": ..., "type": ..., "ttl": ...}``, with null for it.
     """
     if form == "json":
-        return _json_lines
+        return _json_objects(columns) if columns else lambda page: _json_lines(page.keys)
     end = b"\n" if form == "text" else b"\0"
+
+    def as_shown(text: bytes) -> bytes:
+        return shown(text, ascii_only=ascii_only).encode()
+
+    if columns:
+        write = as_shown if terminal else bytes
+        return lambda page: b"".join(
+            [
+                b"\t".join([write(key), *(write(_column(value)) for value in row)]) + end
+                for key, row in _rows(page, columns)
+            ]
+        )
     if terminal:
-        return lambda keys: b"".join([shown(key, ascii_only=ascii_only).encode() + end for key in keys])
-    return lambda keys: end.join([*keys, b""])
+        return lambda page: b"".join([as_shown(key) + end for key in page.keys])
+    return lambda page: end.join([*page.keys, b""])
 
 
 def shown(key: bytes, *, ascii_only: bool = False) -> str:
@@ -69,12 +86,34 @@ def _json_lines(keys: Sequence[bytes]) -> bytes:
     try:
         lines = list(map(_json_string, [key.decode() for key in keys]))
     except UnicodeDecodeError:
-        lines = [_json_value(key) for key in keys]
+        lines = [_json_string(_json_value(key)) for key in keys]
     return "\n".join([*lines, ""]).encode("ascii")
 
 
-def _json_value(key: bytes) -> str:
+def _json_objects(columns: Sequence[str]) -> Encode:
+    def encode(page: ScanPage[bytes]) -> bytes:
+        lines = [
+            _json_string({"key": _json_value(key), **dict(zip(columns, row, strict=True))})
+            for key, row in _rows(page, columns)
+        ]
+        return "\n".join([*lines, ""]).encode("ascii")
+
+    return encode
+
+
+def _json_value(key: bytes) -> str | dict[str, str]:
     try:
-        return _json_string(key.decode())
+        return key.decode()
     except UnicodeDecodeError:
-        return _json_string({"base64": base64.b64encode(key).decode("ascii")})
+        return {"base64": base64.b64encode(key).decode("ascii")}
+
+
+def _rows(page: ScanPage[bytes], columns: Sequence[str]) -> Iterator[tuple[bytes, list[Any]]]:
+    """Each key, and what `columns` name of its details."""
+    for key in page.keys:
+        details = page.details[key]
+        yield key, [getattr(details, column) for column in columns]
+
+
+def _column(value: str | int | None) -> bytes:
+    return b"-" if value is None else str(value).encode()

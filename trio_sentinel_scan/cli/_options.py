@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -42,6 +42,11 @@ def _refuse_password(context: click.Context, parameter: click.Parameter, value: 
 def _segments(context: click.Context, parameter: click.Parameter, value: str) -> int | str:  # noqa: ARG001
     # What else is no number of segments, open_scan says.
     return int(value) if value.isascii() and value.isdecimal() else value
+
+
+def _several(context: click.Context, parameter: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG001
+    # Which names there are, and that each comes once, open_scan says.
+    return tuple(name.strip() for names in value for name in names.split(","))
 
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -123,14 +128,37 @@ scan_options = _stack(
         show_default=True,
         help="Whose word makes a scan complete: that of a majority of the Sentinels, or the server's own.",
     ),
+    click.option("--replica", is_flag=True, help="Scan a replica, and leave the master alone."),
+    click.option(
+        "--fallback",
+        type=click.Choice(["master"]),
+        help="With --replica: scan the master while there is no replica to scan.  [default: fail]",
+    ),
 )
 
 keeping_options = _stack(
     click.option(
+        "--with",
+        "with_",
+        multiple=True,
+        callback=_several,
+        metavar="NAME[,NAME]...",
+        help="What to write of each key beside its name: type, ttl, memory, idle, freq.",
+    ),
+    click.option(
+        "--dedupe",
+        is_flag=False,
+        flag_value="exact",
+        type=click.Choice(["exact", "compact", "disk"]),
+        help="Write each key once. exact (as without a value) remembers keys in memory, disk in a temporary file;"
+        " compact takes little memory, and may lose a key.",
+    ),
+    click.option(
         "--checkpoint",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="Keep in FILE how far the keys are written, and go on from there if it is there.",
+        help="Keep in FILE how far the keys are written, and go on from there if it is there;"
+        " with --dedupe, what was written in FILE.seen.",
     ),
 )
 

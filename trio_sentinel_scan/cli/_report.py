@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Final, TextIO
 
 import trio
@@ -34,6 +35,7 @@ class Report:
         # How many restarts have been told.
         self._told = 0
         self._next_line = _LINE_EVERY
+        self._each_once = False
 
     def say(self, line: str) -> None:
         """A line for the user, unless he wants none."""
@@ -48,14 +50,18 @@ class Report:
             self._stream.flush()
 
     @contextlib.asynccontextmanager
-    async def following(self, pages: ScanPages[Any]) -> AsyncGenerator[None, None]:
-        """Tell what happens to the scan for as long as the block lasts, and how it ended."""
+    async def following(self, pages: ScanPages[Any], *, each_once: bool = False) -> AsyncGenerator[None, None]:
+        """Tell what happens to the scan for as long as the block lasts, and how it ended.
+
+        `each_once`: whether it leaves duplicates out.
+        """
+        self._each_once = each_once
         account: Callable[[ScanSummary], list[str]] = ending_early
         try:
             async with open_service_nursery() as nursery:
                 nursery.start_soon(self._follow, pages)
                 yield
-                account = ending
+                account = partial(ending, each_once=each_once)
         except OutputClosed:
             # Whoever has enough of the keys has enough of the scan.
             account = _nothing
@@ -82,7 +88,7 @@ class Report:
 
     def _tell_restarts(self, summary: ScanSummary) -> None:
         for restart in summary.restarts[self._told :]:
-            self.say(restarting(restart))
+            self.say(restarting(restart, each_once=self._each_once))
             self._told += 1
 
     def _stop(self) -> None:
@@ -99,31 +105,41 @@ def progressing(summary: ScanSummary) -> str:
     )
 
 
-def restarting(restart: Restart) -> str:
+def restarting(restart: Restart, *, each_once: bool = False) -> str:
     """That a scan begins again."""
+    effect = "and leaving out what was written" if each_once else "so keys may come again"
     return (
         f"restart {restart.epoch} after {restart.at:.2f} s: {restart.reason}; scanning again from the beginning,"
-        " so keys may come again"
+        f" {effect}"
     )
 
 
-def ending(summary: ScanSummary) -> list[str]:
+def ending(summary: ScanSummary, *, each_once: bool = False) -> list[str]:
     """The account of a complete scan."""
     took = f"{summary.elapsed:.2f} s ({summary.keys_per_second:,.0f} keys/s)"
-    lines = [f"complete: {summary.keys_this_epoch:,} keys in {took}; {summary.certificate}"]
+    # With duplicates left out the final pass has brought what was missing, and it is all of them that are complete.
+    keys = summary.keys if each_once else summary.keys_this_epoch
+    lines = [f"complete: {keys:,} keys in {took}; {summary.certificate}"]
     if summary.restarts:
         before = summary.keys - summary.keys_this_epoch
         times = "1 restart" if len(summary.restarts) == 1 else f"{len(summary.restarts)} restarts"
-        lines.append(
-            f"{times}: {before:,} keys had come before the final pass, and those that still exist came again in it"
-        )
-    return lines
+        again = "none of them came again" if each_once else "those that still exist came again in it"
+        lines.append(f"{times}: {before:,} keys had come before the final pass, and {again}")
+    return lines + _left_out(summary)
 
 
 def ending_early(summary: ScanSummary) -> list[str]:
     """The account of a scan that ended otherwise."""
     covered = "" if summary.position is None else f", {summary.position:.0%} of the pass"
-    return [f"incomplete: {summary.keys:,} keys in {summary.elapsed:.2f} s (epoch {summary.epoch}{covered})"]
+    line = f"incomplete: {summary.keys:,} keys in {summary.elapsed:.2f} s (epoch {summary.epoch}{covered})"
+    return [line, *_left_out(summary)]
+
+
+def _left_out(summary: ScanSummary) -> list[str]:
+    dropped = summary.duplicates_dropped
+    if not dropped:
+        return []
+    return ["1 duplicate was left out" if dropped == 1 else f"{dropped:,} duplicates were left out"]
 
 
 def _nothing(_: ScanSummary) -> list[str]:

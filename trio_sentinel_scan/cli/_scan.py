@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import trio
 from redis.exceptions import RedisError
 
+from .._core.errors import SeenKeysUnavailable
 from .._core.summary import ScanPage, ScanSummary
 from .._trio.client import RedisClient, SentinelClient
 from ._checkpoint import CheckpointFile
+from ._dedupe import Dedupe, open_seen_keys
 from ._formats import Encode
 from ._output import Output
 from ._report import Report
@@ -29,6 +32,12 @@ class ScanOptions:
     certify: Any = "sentinels"
     segments: Any = "auto"
     duty: float = 1.0
+    replica: bool = False
+    fallback: Any = None
+    # What is written of each key beside its name, in this order.
+    with_: tuple[str, ...] = ()
+    # How to leave out what was written before; None: it is not left out.
+    dedupe: Dedupe | None = None
     # Where to keep the checkpoint; None: nowhere.
     checkpoint: Path | None = None
 
@@ -43,6 +52,9 @@ class ScanOptions:
             "certify": self.certify,
             "segments": self.segments,
             "duty": self.duty,
+            "read_from": "replica" if self.replica else "master",
+            "fallback": self.fallback,
+            "with_": self.with_,
         }
 
 
@@ -56,32 +68,41 @@ async def run_scan(
     """
     kept = None if options.checkpoint is None else CheckpointFile(options.checkpoint)
     resume = None if kept is None else kept.read()
-    if resume is not None:
-        report.say(f"going on from the checkpoint in {options.checkpoint}: keys written before it do not come again")
-    async with (
-        client,
-        client.open_scan(**options.arguments(), resume=resume) as pages,
-        report.following(pages),
-        output.writing(),
-    ):
-        page: ScanPage[bytes] | None = None
-        try:
-            async for page in pages:
-                await output.write(encode(page.keys))
-                if kept is not None and kept.is_due:
-                    await _keep(kept, page, output)
-        except RedisError:
-            if kept is not None and page is not None:
-                await _keep(kept, page, output)
-            raise
-    if kept is not None:
-        kept.remove()
+    with open_seen_keys(options.dedupe, kept, resume) as seen:
+        if resume is not None:
+            report.say(
+                f"going on from the checkpoint in {options.checkpoint}: keys written before it do not come again"
+            )
+        async with (
+            client,
+            client.open_scan(**options.arguments(), resume=resume, dedupe=seen) as pages,
+            report.following(pages, each_once=options.dedupe is not None),
+            output.writing(),
+        ):
+            page: ScanPage[bytes] | None = None
+            try:
+                async for page in pages:
+                    await output.write(encode(page))
+                    if kept is not None and kept.is_due:
+                        await _keep(kept, page, output)
+            except RedisError:
+                if kept is not None and page is not None:
+                    # If the store is what has failed, the last checkpoint stays as it is.
+                    with contextlib.suppress(SeenKeysUnavailable):
+                        await _keep(kept, page, output)  # noqa: ASYNC120 (a signal that ends it says enough)
+                raise
+        if kept is not None:
+            kept.remove()
     await trio.lowlevel.checkpoint()
     return pages.summary
 
 
 async def _keep(kept: CheckpointFile, page: ScanPage[bytes], output: Output) -> None:
-    """The keys first: a checkpoint that is there before them would lose them in a crash."""
+    """The keys first: a checkpoint that is there before them would lose them in a crash.
+
+    Then the seen keys, which making the checkpoint's text commits, and then the file: it must not count on any that a
+    crash would take back.
+    """
     await output.flush()
     await kept.write(page.checkpoint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -16,9 +16,13 @@ from .table import Table
 __all__ = ["DataServer", "Session", "User"]
 
 OK: Final = Simple("OK")
+# A collection of no more items is kept as a list, which comes as a whole.
+_SMALL: Final = 16
+_WRONGTYPE: Final = Error("WRONGTYPE Operation against a key holding the wrong kind of value")
 # Answered while the data set is being loaded.
 _WHILE_LOADING: Final = frozenset({"AUTH", "CLIENT", "HELLO", "INFO", "ROLE", "SELECT"})
 _WRITES: Final = frozenset({"BLPOP", "DEL", "FLUSHALL", "INCRBY", "SET"})
+_READS: Final = frozenset({"DBSIZE", "GET", "MGET", "SCAN"})
 _NEVER_QUEUED: Final = frozenset({"DISCARD", "EXEC", "MULTI", "WATCH"})
 _NOT_LOGGED_IN: Final = Error("NOAUTH Authentication required.")
 _WRONG: Final = Error("WRONGPASS invalid username-password pair or user is disabled.")
@@ -34,6 +38,8 @@ class Session:
     user: str | None = None
     name: str = ""
     library: str = ""
+    # CLIENT CAPA redirect.
+    redirects: bool = False
     channels: set[str] = field(default_factory=set)
     # Between MULTI and EXEC: what is to be run. And whether something of it was refused.
     queue: list[list[bytes]] | None = None
@@ -61,6 +67,10 @@ class Value:
 
     data: bytes
     type: str = "string"
+    # Of a hash, a set or a sorted set: its fields or members, and what belongs to each.
+    items: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    # As TTL has it.
+    ttl: int = -1
 
 
 class DataServer:
@@ -75,6 +85,7 @@ class DataServer:
         # Fields of INFO server beside the usual ones, such as another product's.
         self.more_info: dict[str, str] = {}
         self.knows_hello = True
+        self.knows_capa = False
         self.databases = 16
         # None of a master; of a replica where its master is, the state of its link, and ...
         self.master: tuple[str, int] | None = None
@@ -82,9 +93,13 @@ class DataServer:
         # ... of a master its replicas, as ROLE lists them.
         self.replicas: list[tuple[str, int]] = []
         self.loading = False
+        # Whether keys are evicted by how often they are used, or else by when.
+        self.lfu = False
         # Writes are told to whom? (The world replicates.)
         self.on_write: Callable[[int, bytes, Value | None], None] = lambda db, key, value: None
         self.run_id = ""
+        # Valkey's hash-seed: None for a server that knows none, "" for one that has none set. Read at the start.
+        self.hash_seed: str | None = None
         self._tables: dict[int, Table] = {}
         self._sessions: list[Session] = []
         self.restart()
@@ -94,6 +109,8 @@ class DataServer:
         self.run_id = f"{self._rng.getrandbits(160):040x}"
         self.scripts: set[bytes] = set()
         self._seed = self._rng.randbytes(16)
+        if self.hash_seed:
+            self._seed = self.hash_seed.encode()
         self._sessions.clear()
         self._tables = {}
         for db, keys in self.data.items():
@@ -163,6 +180,8 @@ class DataServer:
             return Error(f"NOPERM User {session.user} has no permissions to run the '{name.lower()}' command")
         if self.loading and name not in _WHILE_LOADING:
             return Error("LOADING Redis is loading the dataset in memory")
+        if self.master is not None and session.redirects and name in _WRITES | _READS:
+            return Error(f"REDIRECT {self.master[0]}:{self.master[1]}")
         if self.master is not None and name in _WRITES:
             return Error("READONLY You can't write against a read only replica.")
         return None
@@ -205,6 +224,10 @@ class DataServer:
             session.name = args[0].decode()
         elif subcommand == b"SETINFO":
             session.library += args[1].decode() + " "
+        elif subcommand == b"CAPA":
+            if not self.knows_capa:
+                return Error("ERR unknown subcommand 'CAPA'. Try CLIENT HELP.")
+            session.redirects = b"redirect" in args
         return OK
 
     def _do_select(self, session: Session, db: bytes) -> Any:
@@ -282,6 +305,59 @@ class DataServer:
             keys = [key for key in keys if matches(key.decode("latin-1"))]
         return [str(after), keys]
 
+    def _do_config(self, session: Session, subcommand: bytes, *names: bytes) -> Any:
+        return {} if self.hash_seed is None else {b"hash-seed": self.hash_seed}
+
+    def _do_hscan(self, session: Session, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        return self._scan_items(session, "hash", key, cursor, *options)
+
+    def _do_sscan(self, session: Session, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        return self._scan_items(session, "set", key, cursor, *options)
+
+    def _do_zscan(self, session: Session, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        return self._scan_items(session, "zset", key, cursor, *options)
+
+    def _scan_items(self, session: Session, kind: str, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        if b"NOVALUES" in options and (self.version < "7.4" or kind != "hash"):
+            return Error("ERR syntax error")
+        with_values = kind != "set" and b"NOVALUES" not in options
+        options = tuple(word for word in options if word != b"NOVALUES")
+        given = {options[i].upper(): options[i + 1] for i in range(0, len(options), 2)}
+        value = self.data.get(session.db, {}).get(key)
+        if value is None:
+            return ["0", []]
+        if value.type != kind:
+            return _WRONGTYPE
+        after, names = 0, list(value.items)
+        if len(names) > _SMALL:
+            # Where an item is depends on the process's seed alone, so a table made anew does as well.
+            table = Table(self._seed)
+            for name in names:
+                table.add(name)
+            after, names = table.scan(int(cursor), int(given.get(b"COUNT", b"10")))
+        if (pattern := given.get(b"MATCH")) is not None:
+            matches = re.compile(fnmatch.translate(pattern.decode("latin-1"))).match
+            names = [name for name in names if matches(name.decode("latin-1"))]
+        return [
+            str(after),
+            [word for name in names for word in ((name, value.items[name]) if with_values else (name,))],
+        ]
+
+    def _do_hlen(self, session: Session, key: bytes) -> Any:
+        return self._size(session, "hash", key)
+
+    def _do_scard(self, session: Session, key: bytes) -> Any:
+        return self._size(session, "set", key)
+
+    def _do_zcard(self, session: Session, key: bytes) -> Any:
+        return self._size(session, "zset", key)
+
+    def _size(self, session: Session, kind: str, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        if value is None:
+            return 0
+        return len(value.items) if value.type == kind else _WRONGTYPE
+
     def _do_ping(self, session: Session) -> Any:
         return [b"pong", b""] if session.protocol == 2 and session.subscriptions else Simple("PONG")
 
@@ -331,6 +407,26 @@ class DataServer:
     def _do_get(self, session: Session, key: bytes) -> Any:
         value = self.data.get(session.db, {}).get(key)
         return None if value is None else value.data
+
+    def _do_type(self, session: Session, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        return Simple("none" if value is None else value.type)
+
+    def _do_ttl(self, session: Session, key: bytes) -> Any:
+        value = self.data.get(session.db, {}).get(key)
+        return -2 if value is None else value.ttl
+
+    def _do_memory(self, session: Session, subcommand: bytes, key: bytes) -> Any:
+        value = self._do_get(session, key)
+        return None if value is None else 50 + len(key) + len(value)
+
+    def _do_object(self, session: Session, subcommand: bytes, key: bytes) -> Any:
+        """How long ago it was used, and how often, is the same for all keys."""
+        if self._do_get(session, key) is None:
+            return None
+        if self.lfu is not (subcommand == b"FREQ"):
+            return Error(f"ERR An {'LFU' if self.lfu else 'LRU'} maxmemory policy is selected, this is not tracked.")
+        return 7
 
     def _do_mget(self, session: Session, *keys: bytes) -> Any:
         return [self._do_get(session, key) for key in keys]
