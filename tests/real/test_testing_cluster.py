@@ -36,6 +36,7 @@ def keys_of_slot(slot: int, number: int) -> set[bytes]:
 
 async def test_the_slot_of_a_key() -> None:
     """As the servers have it: the examples of the cluster's specification, and its corner cases."""
+    await trio.lowlevel.checkpoint()
     assert slot_of(b"123456789") == 0x31C3
     assert slot_of(b"{user1000}.following") == slot_of(b"{user1000}.followers") == slot_of(b"user1000")
     assert slot_of(b"foo{}{bar}") != slot_of(b"bar")

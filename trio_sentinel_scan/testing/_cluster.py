@@ -195,6 +195,7 @@ class LocalCluster:
         found: list[LocalClusterNode] = []
 
         async def find_fault() -> str | None:
+            await trio.lowlevel.checkpoint()
             owners = [
                 (view.config_epoch, node)
                 for node in self._answering()
@@ -366,6 +367,7 @@ class LocalCluster:
         found: list[LocalClusterNode] = []
 
         async def find_fault() -> str | None:
+            await trio.lowlevel.checkpoint()
             for node in self._answering():
                 if node is old or self._shards[node] is not self._shards[old] or wanted not in {None, node}:
                     continue

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import trio
+
 from ._binary import ServerBinary
+from ._certificates import Certificates
 from ._directives import Config, Directive
 from ._members import DataMember
 from ._ports import release_port, take_port
@@ -87,8 +91,28 @@ def _read_node(line: str) -> NodeView:
 class LocalClusterNode(DataMember):
     """A node of a :class:`LocalCluster`. Users get instances, and make none."""
 
-    def __init__(self, *, node_timeout: float, config: Config | None, number: int, **options: object) -> None:
-        super().__init__(config=config, **options)  # type: ignore[arg-type]  # passed on as they came
+    def __init__(
+        self,
+        *,
+        number: int,
+        node_timeout: float,
+        config: Config | None,
+        binary: str | os.PathLike[str] | ServerBinary | None,
+        username: str | None,
+        password: str | None,
+        acl: Mapping[str, str] | None,
+        tls: Certificates | None,
+        patience: float,
+    ) -> None:
+        super().__init__(
+            config=config,
+            binary=binary,
+            username=username,
+            password=password,
+            acl=acl,
+            tls=tls,
+            patience=patience,
+        )
         self._name = f"node {number}"
         self._node_timeout = node_timeout
         # Where the nodes talk to each other, on servers that let it be chosen.
@@ -113,6 +137,7 @@ class LocalClusterNode(DataMember):
 
     async def take_slots(self, slots: list[int]) -> None:
         """Make it the owner of slots that nobody has."""
+        await trio.lowlevel.checkpoint()
         for at in range(0, len(slots), _SLOTS_PER_COMMAND):
             some: list[Argument] = list(slots[at : at + _SLOTS_PER_COMMAND])
             await self.execute("CLUSTER", "ADDSLOTS", *some)
