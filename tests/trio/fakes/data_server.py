@@ -420,8 +420,10 @@ class DataServer:
         value = self._do_get(session, key)
         return None if value is None else 50 + len(key) + len(value)
 
-    def _do_object(self, session: Session, subcommand: bytes, key: bytes) -> Any:
+    def _do_object(self, session: Session, subcommand: bytes, key: bytes | None = None) -> Any:
         """How long ago it was used, and how often, is the same for all keys."""
+        if key is None:
+            return Error("ERR unknown subcommand or wrong number of arguments")
         if self._do_get(session, key) is None:
             return None
         if self.lfu is not (subcommand == b"FREQ"):
