@@ -28,8 +28,8 @@ PACKAGE = "trio_sentinel_scan"
 PYPROJECT = load_toml(HERE / "pyproject.toml")
 TESTS = dependency_groups(PYPROJECT, "tests")
 
-# Two at a time: CI's machine has two cores, and a file's tests keep their order. A server that finds its port taken by the
-# other one's is given another.
+# Two at a time: CI's machine has two cores, and a file's tests keep their order. A server that finds its port taken by
+# the other one's is given another.
 PARALLEL = ("-n", "2", "--dist", "loadfile")
 
 # What is quick in tests/core and tests/trio, and of tests/real the few that show that all of it connects.
