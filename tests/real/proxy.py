@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import trio
