@@ -17,6 +17,7 @@ from ._core.errors import (
     AuthenticationFailed as AuthenticationFailed,
     CheckpointInvalid as CheckpointInvalid,
     ClientClosed as ClientClosed,
+    ClusterNotFound as ClusterNotFound,
     CollectionChanged as CollectionChanged,
     CollectionGone as CollectionGone,
     CommandNotShareable as CommandNotShareable,

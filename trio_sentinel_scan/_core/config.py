@@ -24,6 +24,7 @@ __all__ = [
     "Credentials",
     "Endpoint",
     "checked_address",
+    "checked_address_map",
     "checked_addresses",
     "checked_credentials",
     "checked_service",
@@ -34,6 +35,11 @@ __all__ = [
 DATA_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 MAX_WAITING: Final = 10_000
+# Seconds. Sentinel's own default takes half a minute to call a master down, and then elects another one.
+RESPONSE_TIMEOUT: Final = 5.0
+FAILOVER_TIMEOUT: Final = 60.0
+# As redis-py's BlockingConnectionPool.
+MAX_CONNECTIONS: Final = 50
 
 AddressLike: TypeAlias = Address | tuple[str, int] | str
 AddressMap: TypeAlias = Mapping[tuple[str, int], tuple[str, int]] | Callable[[tuple[str, int]], tuple[str, int]]
@@ -236,6 +242,13 @@ def checked_settings(
         wait_ready=wait_ready,
         max_connections=max_connections,
     )
+
+
+def checked_address_map(value: AddressMap | None) -> AddressMap | None:
+    """What maps announced addresses to those to dial, if anything does."""
+    if value is not None and not callable(value) and not hasattr(value, "get"):
+        raise ConfigError("address_map", "must be a mapping or a function of (host, port)")
+    return value
 
 
 def mapped_address(address: Address, address_map: AddressMap | None) -> Address:

@@ -23,6 +23,7 @@ __all__ = [
     "AuthenticationFailed",
     "CheckpointInvalid",
     "ClientClosed",
+    "ClusterNotFound",
     "CollectionChanged",
     "CollectionGone",
     "CommandNotShareable",
@@ -168,6 +169,17 @@ class NoSentinelReachable(MasterNotFound):
 
 class ServiceUnknown(MasterNotFound):
     """Sentinels answered, and none of them knows a service of this name: a matter of its spelling."""
+
+
+# ---- No node could say -----------------------------------------------------------------------------------------
+
+
+class ClusterNotFound(SentinelScanError, redis_errors.ConnectionError):
+    """No node of the cluster could be asked who has which slot. `nodes` maps each address to what came of asking it."""
+
+    def __init__(self, message: str, nodes: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.nodes: dict[str, str] = dict(nodes or {})
 
 
 # ---- A command's fate ------------------------------------------------------------------------------------------

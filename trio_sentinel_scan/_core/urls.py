@@ -18,7 +18,7 @@ __all__ = ["ParsedURL", "parse_url"]
 class ParsedURL:
     """A URL taken apart. `options` are keyword arguments for the client that `kind` names."""
 
-    kind: str  # "redis" or "sentinel"
+    kind: str  # "redis", "sentinel" or "cluster"
     addresses: tuple[Address, ...]
     service: str | None
     # Repr is off: passwords live in here.
@@ -36,6 +36,10 @@ _SCHEMES: Final = {
     "rediss+sentinel": ("sentinel", True),
     "valkey+sentinel": ("sentinel", False),
     "valkeys+sentinel": ("sentinel", True),
+    "redis+cluster": ("cluster", False),
+    "rediss+cluster": ("cluster", True),
+    "valkey+cluster": ("cluster", False),
+    "valkeys+cluster": ("cluster", True),
 }
 
 
@@ -78,6 +82,7 @@ def parse_url(url: object) -> ParsedURL:
     ``redis://[user:password@]host[:port][/db]``, ``rediss://``, ``unix://[user:password@]/path[?db=n]``,
     ``redis+sentinel://[user:password@]host[:port],host[:port].../service[/db]``, ``rediss+sentinel://``; the user
     and password are the data nodes', the Sentinels' own are ``?sentinel_username=...&sentinel_password=...``.
+    ``redis+cluster://[user:password@]host[:port],host[:port]...``, ``rediss+cluster://``: some nodes of a cluster.
     IPv6 addresses stand in brackets. ``valkey`` may stand for ``redis`` everywhere.
     """
     if not isinstance(url, str):
@@ -102,9 +107,18 @@ def parse_url(url: object) -> ParsedURL:
         options["ssl"] = True
     if kind == "redis":
         if "," in members:
-            raise ConfigError("url", "has several addresses; a Sentinel service is redis+sentinel://host,host/service")
+            raise ConfigError(
+                "url",
+                "has several addresses; a Sentinel service is redis+sentinel://host,host/service, and a cluster"
+                " redis+cluster://host,host",
+            )
         _read_db(path, options)
         return ParsedURL("redis", (_member(members or "localhost", DATA_PORT),), None, options)
+    if kind == "cluster":
+        _read_db(path, options)
+        if options.pop("db", 0):
+            raise ConfigError("url", "names a database, and a cluster has none but 0")
+        return ParsedURL("cluster", _members(members, DATA_PORT), None, options)
     service, _, db = path.partition("/")
     if not service:
         raise ConfigError("url", "the service is missing: redis+sentinel://host:port,host:port/service")
@@ -112,8 +126,7 @@ def parse_url(url: object) -> ParsedURL:
     # A scheme without TLS says nothing of the Sentinels: the caller may have.
     if tls or "sentinel_tls" in options:
         options["sentinel_ssl"] = options.pop("sentinel_tls", tls)
-    addresses = tuple(dict.fromkeys(_member(member, SENTINEL_PORT) for member in members.split(",")))
-    return ParsedURL("sentinel", addresses, unquote(service), options)
+    return ParsedURL("sentinel", _members(members, SENTINEL_PORT), unquote(service), options)
 
 
 def _login(userinfo: str) -> dict[str, Any]:
@@ -129,6 +142,10 @@ def _socket_path(place: str) -> Address:
     if not place.startswith("/"):
         raise ConfigError("url", "the path of the Unix socket must be absolute: unix:///path/to.sock")
     return Address(unquote(place), 0)
+
+
+def _members(text: str, default_port: int) -> tuple[Address, ...]:
+    return tuple(dict.fromkeys(_member(member, default_port) for member in text.split(",")))
 
 
 def _member(text: str, default_port: int) -> Address:

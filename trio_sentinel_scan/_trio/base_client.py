@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from .._core.commands import Command, Place
-from .._core.errors import (
-    ClientClosed,
-)
 from .._core.messages import OnFull, checked_subscriber_options
 from .._core.scan_options import checked_scan_options
 from .._core.statistics import ClientStatistics
@@ -22,6 +19,7 @@ from .command_set import Dialect
 from .iterators import HOME, Iterators
 from .lease import Lease, open_lease
 from .nurseries import open_service_nursery
+from .opened_once import OpenedOnce
 from .own_connection import PoolRunner
 from .pipeline import PipelineOwner
 from .pool import ConnectionPool
@@ -33,8 +31,6 @@ from .sources import SentinelService, SingleServer
 from .telemetry import find_telemetry
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from .._core.seen_keys import SeenKeys
     from .._core.wire import Reply
 
@@ -43,7 +39,7 @@ __all__ = ["BaseClient"]
 _RAISE: Final = object()
 
 
-class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
+class BaseClient(OpenedOnce, CollectionScans, Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
     """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
 
     def __init__(self, source: SingleServer | SentinelService) -> None:
@@ -54,42 +50,9 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
         # For leases, blocking commands and WATCH.
         self._pool = ConnectionPool(source)
         super().__init__(Dialect(settings), PoolRunner(self._pool, self._shared, source))
-        # Invariant: not None exactly inside the ``async with`` block.
-        self._run: AbstractAsyncContextManager[None] | None = None
-        # While it is entered, which takes a while, and until it has been left.
-        self._in_use = False
         self._read = self._dialect.read
         self._callbacks = self._dialect.callbacks
         self._resp2_callbacks = self._dialect.resp2_callbacks
-
-    async def __aenter__(self) -> Self:
-        """Connect. Raises what stands in the way, at once or within seconds (with `wait_ready`: see there)."""
-        if self._in_use:
-            msg = f"{type(self).__name__} is open already: one client, one async with block"
-            raise ClientClosed(msg)
-        self._in_use = True
-        try:
-            run = self._running()
-            await run.__aenter__()
-        except BaseException:
-            self._in_use = False
-            raise
-        self._run = run
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        """Close every connection."""
-        run, self._run = self._run, None
-        assert run is not None
-        try:
-            return await run.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102 (it ends tasks, and shields its closing)
-        finally:
-            self._in_use = False
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:
@@ -317,8 +280,3 @@ class BaseClient(CollectionScans, Iterators, PipelineOwner):  # type: ignore[mis
     def statistics(self) -> ClientStatistics:
         """Counts of what became of the commands so far."""
         return self._shared.statistics()
-
-    def _check_open(self) -> None:
-        if self._run is None:
-            msg = f"{type(self).__name__} is not open: use it inside its async with block"
-            raise ClientClosed(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import trio
 from redis.commands.sentinel import AsyncSentinelCommands
@@ -17,6 +17,7 @@ from .._core.errors import (
 )
 from .._core.urls import parse_url
 from .base_client import BaseClient
+from .cluster import ClusterClient
 from .first_connection import connect_to_server, connect_to_service
 from .sentinel import SentinelMonitor
 from .sentinel_commands import ask_a_sentinel
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
     from .._core.wire import Reply
 
 __all__ = ["RedisClient", "SentinelClient", "connect"]
-
-DEFAULT_RESPONSE_TIMEOUT: Final = 5.0
-# As redis-py's BlockingConnectionPool.
-DEFAULT_MAX_CONNECTIONS: Final = 50
-# Sentinel's own default takes half a minute to call a master down, and then elects another one.
-DEFAULT_FAILOVER_TIMEOUT: Final = 60.0
 
 
 class RedisClient(BaseClient):
@@ -61,8 +56,8 @@ class RedisClient(BaseClient):
         credential_provider: CredentialProvider | None = None,
         ssl: ssl_module.SSLContext | bool | None = None,
         client_name: str | None = None,
-        response_timeout: float | None = DEFAULT_RESPONSE_TIMEOUT,
-        failover_timeout: float | None = DEFAULT_FAILOVER_TIMEOUT,
+        response_timeout: float | None = config.RESPONSE_TIMEOUT,
+        failover_timeout: float | None = config.FAILOVER_TIMEOUT,
         retry_writes: bool = False,
         max_waiting: int = config.MAX_WAITING,
         decode_responses: bool = False,
@@ -70,7 +65,7 @@ class RedisClient(BaseClient):
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
         wait_ready: bool = False,
-        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        max_connections: int = config.MAX_CONNECTIONS,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -146,8 +141,8 @@ class SentinelClient(BaseClient, AsyncSentinelCommands):  # type: ignore[misc]  
         sentinel_ssl: ssl_module.SSLContext | bool | None = None,
         address_map: config.AddressMap | None = None,
         client_name: str | None = None,
-        response_timeout: float | None = DEFAULT_RESPONSE_TIMEOUT,
-        failover_timeout: float | None = DEFAULT_FAILOVER_TIMEOUT,
+        response_timeout: float | None = config.RESPONSE_TIMEOUT,
+        failover_timeout: float | None = config.FAILOVER_TIMEOUT,
         retry_writes: bool = False,
         max_waiting: int = config.MAX_WAITING,
         decode_responses: bool = False,
@@ -155,7 +150,7 @@ class SentinelClient(BaseClient, AsyncSentinelCommands):  # type: ignore[misc]  
         encoding_errors: str = "strict",
         protocol: Literal[2, 3] | None = None,
         wait_ready: bool = False,
-        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        max_connections: int = config.MAX_CONNECTIONS,
     ) -> None:
         """Check the arguments; nothing is sent before ``async with``. Raises ConfigError.
 
@@ -168,8 +163,7 @@ class SentinelClient(BaseClient, AsyncSentinelCommands):  # type: ignore[misc]  
         """
         addresses = config.checked_addresses(sentinels, "sentinels", default_port=config.SENTINEL_PORT)
         self._service = config.checked_service(service)
-        if address_map is not None and not callable(address_map) and not hasattr(address_map, "get"):
-            raise ConfigError("address_map", "must be a mapping or a function of (host, port)")
+        address_map = config.checked_address_map(address_map)
         settings = config.checked_settings(
             db=db,
             credentials=config.checked_credentials(username, password, credential_provider),
@@ -238,13 +232,14 @@ class SentinelClient(BaseClient, AsyncSentinelCommands):  # type: ignore[misc]  
         return f"<SentinelClient of {self._service!r}{where}{'' if self._run else ', not open'}>"
 
 
-def connect(url: str, **options: Any) -> RedisClient | SentinelClient:
+def connect(url: str, **options: Any) -> RedisClient | SentinelClient | ClusterClient:
     """A client by URL, to be used in ``async with``::
 
         async with connect("redis+sentinel://10.0.0.1,10.0.0.2/mymaster/0") as client: ...
 
     ``redis://``, ``rediss://``, ``unix://`` give a `RedisClient`, ``redis+sentinel://`` and ``rediss+sentinel://`` a
-    `SentinelClient`. `options` are the client's arguments; those in the URL win, as in redis-py.
+    `SentinelClient`, ``redis+cluster://`` and ``rediss+cluster://`` a `ClusterClient`. `options` are the client's
+    arguments; those in the URL win, as in redis-py.
     Raises ConfigError.
     """
     parsed = parse_url(url)
@@ -256,6 +251,8 @@ def connect(url: str, **options: Any) -> RedisClient | SentinelClient:
                 raise ConfigError(name, "is False, and the URL's scheme asks for TLS")
             arguments[name] = options[name]
     try:
+        if parsed.kind == "cluster":
+            return ClusterClient(parsed.addresses, **arguments)
         if parsed.service is None:
             return RedisClient(parsed.addresses[0], **arguments)
         return SentinelClient(parsed.addresses, parsed.service, **arguments)

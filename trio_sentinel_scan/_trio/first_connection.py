@@ -13,6 +13,7 @@ import trio
 
 from .._core.errors import (
     AuthenticationFailed,
+    ClusterNotFound,
     MasterNotFound,
     ResponseTimeout,
     RoleMismatch,
@@ -23,10 +24,12 @@ from .._core.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .._core.config import ClientSettings
+    from .cluster_monitor import ClusterMonitor
     from .sentinel import SentinelMonitor
     from .sources import SentinelService, SingleServer
 
-__all__ = ["connect_to_server", "connect_to_service"]
+__all__ = ["connect_to_cluster", "connect_to_server", "connect_to_service"]
 
 logger = logging.getLogger("trio_sentinel_scan.client")
 
@@ -129,6 +132,26 @@ async def connect_to_service(source: SentinelService, connect: Callable[[], Awai
                 waiting.because(error)
         await trio.sleep(RETRY_PERIOD)
     raise _unusable(monitor, problem) from problem
+
+
+async def connect_to_cluster(monitor: ClusterMonitor, settings: ClientSettings) -> None:
+    """Have the map of a cluster whose monitor has been started.
+
+    Raises ClusterNotFound, with a line for each node that was asked; with `wait_ready` when `failover_timeout` has gone
+    by. AuthenticationFailed and ConfigError at once.
+    """
+    waiting = _Waiting("the cluster")
+    give_up_at = trio.current_time() + settings.failover_timeout
+    while True:
+        try:
+            await monitor.first_map()
+            waiting.over()
+            return
+        except ClusterNotFound as error:
+            if not settings.wait_ready or trio.current_time() >= give_up_at:
+                raise
+            waiting.because(error)
+        await trio.sleep(RETRY_PERIOD)
 
 
 def _unusable(monitor: SentinelMonitor, problem: Exception) -> MasterNotFound:

@@ -1,4 +1,4 @@
-"""Where a client's servers come from: one fixed address, or a service that Sentinels watch."""
+"""Where a client's servers come from: one fixed address, a service that Sentinels watch, a node of a cluster."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from .._core.config import ClientSettings
     from .._core.identity import Address, Role
     from .._core.topology import Votes
+    from .cluster_monitor import ClusterMonitor
     from .telemetry import Telemetry
 
-__all__ = ["SentinelService", "SingleServer"]
+__all__ = ["NodeSource", "SentinelService", "SingleServer"]
 
 logger = logging.getLogger("trio_sentinel_scan.connection")
 
@@ -119,6 +120,28 @@ class SingleServer(_Source):
 
     def describe_sentinels(self) -> dict[str, str]:
         return {}
+
+
+class NodeSource(SingleServer):
+    """One node of a cluster, wherever its address leads from here."""
+
+    def __init__(self, settings: ClientSettings, monitor: ClusterMonitor, address: Address) -> None:
+        super().__init__(settings, address)
+        self.monitor: ClusterMonitor = monitor
+
+    async def connect(self, target: Target) -> Connection:
+        try:
+            return await super().connect(target)
+        except SentinelScanError:
+            # Another node may have its slots: look now, not at the next poll.
+            self.monitor.refresh_soon()
+            raise
+
+    def dial_address(self, announced: Address) -> Address:
+        return self.monitor.dial_address(announced)
+
+    def look_again(self) -> None:
+        self.monitor.refresh_soon()
 
 
 class SentinelService(_Source):
