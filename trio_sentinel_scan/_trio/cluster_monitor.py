@@ -241,7 +241,7 @@ class ClusterMonitor:
 
     # ---- the survey ----------------------------------------------------------------------------------------------
 
-    async def _ask_all(self) -> Survey:  # noqa: ASYNC910 (a map has masters, and they are waited for)
+    async def _ask_all(self) -> Survey:
         began_at = trio.current_time()
         accounts: dict[str, NodeAccount] = {}
         silent: dict[str, str] = {}
@@ -267,7 +267,7 @@ class ClusterMonitor:
                 for node_id, line in account.lines.items():
                     if line.is_master:
                         at.setdefault(node_id, line.node.address)
-        return Survey(began_at, accounts, silent)
+        return Survey(began_at, accounts, silent)  # noqa: ASYNC910 (a map has masters, and they are waited for)
 
     async def _ask_for_account(self, address: Address) -> NodeAccount:
         asked_at = trio.current_time()
