@@ -137,7 +137,7 @@ def minimums(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """Every test there is, those marked `full` included: what the default run samples, at length."""
     session.install("-e.[demo]", *TESTS)
-    session.run("pytest", "-m", "", *session.posargs)
+    session.run("pytest", *PARALLEL, "-m", "", *session.posargs)
 
 
 @nox.session
