@@ -241,13 +241,17 @@ async def another_client_completes(service: Service) -> None:
         assert await client.get("k") == b"v"
 
 
-# How many of a scenario's steps are tried, evenly spread; all of them when everything is asked for.
-sampled = pytest.mark.parametrize("most", [30, pytest.param(10**6, marks=pytest.mark.full)], ids=["some", "all"])
+# Which of a scenario's steps are tried: thirty, evenly spread; all of them, in four parts, when everything is asked for.
+sampled = pytest.mark.parametrize(
+    "part",
+    [None, *(pytest.param(part, marks=pytest.mark.full) for part in range(4))],
+    ids=["some", *(f"all-{part + 1}-of-4" for part in range(4))],
+)
 
 
-def spread(steps: int, most: int) -> range:
-    """At most so many of the steps."""
-    return range(1, steps + 1, max(1, -(-steps // most)))
+def spread(steps: int, part: int | None) -> range:
+    """The steps to try."""
+    return range(1, steps + 1, -(-steps // 30)) if part is None else range(1 + part, steps + 1, 4)
 
 
 # ---- at every step of the consumer's task -----------------------------------------------------------------------
@@ -279,12 +283,12 @@ async def test_a_consumer_cancelled_at_each_of_its_steps(network: Network, scena
 @pytest.mark.parametrize("when", ["waiting", "waking"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 async def test_a_client_cancelled_at_each_step_of_all_its_tasks(
-    network: Network, scenario: Scenario, when: str, most: int
+    network: Network, scenario: Scenario, when: str, part: int | None
 ) -> None:
     """State that remains: nothing, wherever the Sentinels' tasks, the listener and the producer were."""
     steps, _ = await steps_of(scenario, make_service(network), None, when, whole_client=True)
     cancellations = 0
-    for step in spread(steps, most):
+    for step in spread(steps, part):
         service = make_service(network)
         _, cancelled = await steps_of(scenario, service, step, when, whole_client=True)
         cancellations += cancelled
@@ -299,7 +303,9 @@ async def test_a_client_cancelled_at_each_step_of_all_its_tasks(
 
 @sampled
 @pytest.mark.parametrize("when", ["waiting", "waking"])
-async def test_a_scan_cancelled_at_each_step_leaves_the_client_whole(network: Network, when: str, most: int) -> None:
+async def test_a_scan_cancelled_at_each_step_leaves_the_client_whole(
+    network: Network, when: str, part: int | None
+) -> None:
     """State that remains: the client, with its tasks for the Sentinels and one connection at most to a data server.
 
     No task of the scan's, no callback of its, no connection of its; another scan of the same client completes.
