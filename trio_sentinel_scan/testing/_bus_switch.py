@@ -1,6 +1,6 @@
 """A process of its own through which the nodes of a cluster talk to each other, and which can cut one of them off.
 
-Run as a script, with the path of a Unix socket on which it takes orders, one on each connection, and answers with a line:
+Run as a script, with the path of a Unix socket on which it takes orders, one on each connection, and answers:
 
     serve DOOR PORT   listen at port DOOR for the node whose bus is at PORT ("ok", or "taken")
     cut DOOR ID       let nothing through any more to the node behind DOOR, or from it
