@@ -14,7 +14,7 @@ from .._trio.cluster import ClusterClient
 from .._trio.scan import ScanPages
 from ..testing import LocalCluster, LocalClusterNode
 from ._cluster_naive import NaiveClusterScan
-from ._comparison import PAGES, Comparison
+from ._comparison import PAGES, Comparison, News
 from ._demo import PREFIX
 from ._stage import Stage
 from ._tidings import Tidings, nodes_tidings
@@ -78,18 +78,19 @@ class _Demo(Comparison):
         nursery.start_soon(self._see_it_replaced, killed)
         await self._cluster.migrate_slots(_MOVED, swept)
         moved = f"{len(_MOVED):,} slots have moved from port {unswept.port} to port {swept.port}"
-        self._say_since(moved, style="bold red")
+        self._news.append(News(trio.current_time(), moved, "bold red"))
 
     async def _see_it_replaced(self, killed: LocalClusterNode) -> None:
         successor = await self._cluster.wait_for_new_master(killed)
         self._is_replaced = True
-        self._say_since(f"all nodes know the new master, at port {successor.port}")
+        self._news.append(News(trio.current_time(), f"all nodes know the new master, at port {successor.port}"))
 
     def _words_for(self, restart: Restart) -> tuple[str, str]:
         # (What slots it is about stands in a part of it that only a cluster's scan has.)
         ranges: Any = getattr(restart, "slots", ())
         which = describe_slots(set_of(ranges)) if ranges else "slots"
-        return f"{which} again: {restart.reason}", f"the first page of {which}"
+        # A line is to fit into a terminal's.
+        return f"{which} again: {restart.reason.partition(': ')[0]}", f"the first page of {which}"
 
     def _words_of(self, certificate: Certificate | None) -> str:
         assert certificate is not None

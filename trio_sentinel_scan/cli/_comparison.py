@@ -71,6 +71,8 @@ class Comparison(ABC):
         self._restarts_told = 0
         self._pages_told: set[int] = set()
         self._complete = False
+        # What others have to tell, in no order.
+        self._news: list[News] = []
 
     @abstractmethod
     def _open_pages(self) -> AbstractAsyncContextManager[ScanPages[Any]]:
@@ -148,7 +150,8 @@ class Comparison(ABC):
     def _tell(self, pages: ScanPages[Any]) -> None:
         """Tell what is new, and how far the scans are."""
         summary = pages.summary
-        news = [News(trio.current_time() - (time.time() - at), text) for at, text in self._tidings()]
+        news, self._news = self._news, []
+        news += [News(trio.current_time() - (time.time() - at), text) for at, text in self._tidings()]
         for number, restart in enumerate(summary.restarts):
             heard, first_page = self._words_for(restart)
             if number >= self._restarts_told:
@@ -160,7 +163,9 @@ class Comparison(ABC):
                 text = f"{first_page}, {restart.first_page_after * 1000:.0f} ms later"
                 news.append(News(self._began + restart.at + restart.first_page_after, text, "cyan"))
         for at, text, style in sorted(news):
-            self._say_since(text, at=at, style=style)
+            since = f"+{at - self._killed:.2f} s" if self._killed is not None else ""
+            at_by_stage = at - trio.current_time() + time.monotonic()
+            self._stage.say(f"{since:>9}  {text}", at=at_by_stage, style=style)
         ours = "complete" if self._complete else self._note(summary)
         self._stage.show(
             [
@@ -168,10 +173,3 @@ class Comparison(ABC):
                 Lane(self.THEIR_LABEL, len(self._written), len(self._naive.delivered), self._naive.end),
             ]
         )
-
-    def _say_since(self, text: str, *, at: float | None = None, style: str = "") -> None:
-        """A line with the time since the kill, and what happened then (at the time `at`, trio's)."""
-        now = trio.current_time()
-        at = now if at is None else at
-        since = f"+{at - self._killed:.2f} s" if self._killed is not None else ""
-        self._stage.say(f"{since:>9}  {text}", at=at - now + time.monotonic(), style=style)
