@@ -34,7 +34,8 @@ async def test_the_default_run(each_server_binary: ServerBinary) -> None:
     assert (ended.status, ended.err) == (0, "")
     lines = ended.out.decode().splitlines()
     assert lines[-1] == "200,000 of 200,000 keys delivered"
-    assert all(line.isprintable() for line in lines)
+    # (How many ranges of slots are scanned again, and why, is as it comes.)
+    assert all(line.isprintable() and (len(line) <= 80 or "s  slots" in line) for line in lines)
     # The story, in its order.
     told = "\n".join(lines)
     for words in (
@@ -45,15 +46,15 @@ async def test_the_default_run(each_server_binary: ServerBinary) -> None:
         r"\+\d\.\d\d s  1,000 slots have moved from port \d+ to port \d+",
         r"\+\d\.\d\d s  the masters agree that it is down \(FAIL\)",
         r"\+\d\.\d\d s  its replica is elected, and has its slots now \(won\)",
-        r"complete: all slots, and a majority of the masters agrees whose they are",
-        r"redis-py, node by node, took its old cursor to the new master, and ended without an error",
+        r"complete: all slots, as a majority of the masters has them",
+        r"redis-py, node by node, kept its old cursor, and ended without an error",
         r"[\d,]+ of 200,000 keys delivered, [\d,]+ lost",
         r"trio-sentinel-scan scanned the slots concerned again:",
     ):
         found = re.search(words, told)
         assert found, f"{words!r} is not told, or not in its place:\n{ended.out.decode()}"
         told = told[found.end() :]
-    assert re.search(r"slots [^\n]* again: ", ended.out.decode())
+    assert re.search(r"\+\d\.\d\d s  slots 15384-16383: ", ended.out.decode())
     lost = re.search(r"([\d,]+) lost", ended.out.decode())
     assert lost is not None
     # The keys of the slots that have moved: 1,000 of 16,384.
@@ -87,7 +88,7 @@ async def test_what_the_other_scan_loses(each_server_binary: ServerBinary) -> No
             naive.go_on()
             await cluster.wait_for_new_master(cluster.nodes[1])
             await naive.ended.wait()
-        assert naive.story == "took its old cursor to the new master, and ended without an error"
+        assert naive.story == "kept its old cursor, and ended without an error"
         moved = {key for key in keys if slot_of(key) in _MOVED}
         assert len(moved) > 250
         assert not moved & naive.delivered

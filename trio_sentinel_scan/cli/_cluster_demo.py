@@ -90,11 +90,11 @@ class _Demo(Comparison):
         ranges: Any = getattr(restart, "slots", ())
         which = describe_slots(set_of(ranges)) if ranges else "slots"
         # A line is to fit into a terminal's.
-        return f"{which} again: {restart.reason.partition(': ')[0]}", f"the first page of {which}"
+        return f"{which}: {restart.reason.partition(': ')[0]}", f"the first page of {which}"
 
     def _words_of(self, certificate: Certificate | None) -> str:
         assert certificate is not None
-        return "all slots, and a majority of the masters agrees whose they are"
+        return "all slots, as a majority of the masters has them"
 
     def _note(self, summary: ScanSummary) -> str:
         if self._killed is not None and not self._is_replaced:

@@ -30,7 +30,7 @@ class NaiveClusterScan(Naive):
     keys are lost.
     """
 
-    _WAY: ClassVar = "took its old cursor to the new master"
+    _WAY: ClassVar = "kept its old cursor"
 
     def __init__(self, nodes: Sequence[tuple[str, int]], *, keys: int, count: int, seconds_per_page: float) -> None:
         super().__init__(keys=keys, count=count, seconds_per_page=seconds_per_page)
