@@ -1,4 +1,4 @@
-"""python -m benchmarks scan|latency|failover|memory|commands|pubsub"""
+"""python -m benchmarks scan|latency|failover|memory|commands|pubsub|cluster-scan"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from trio_sentinel_scan.testing import HarnessError
 
-from . import commands, failover, latency, memory, pubsub, scan
+from . import cluster_scan, commands, failover, latency, memory, pubsub, scan
 from .peers import KINDS, CannotBegin
 from .report import Report
 
@@ -56,6 +56,10 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
                 duty=given.duty,
                 **common,
             )
+        case "cluster-scan":
+            return partial(
+                cluster_scan.cluster_scan, report, peers=given.peers, keys=given.keys, count=given.count, **common
+            )
         case "failover":
             return partial(failover.failover, report, keys=given.keys, count=given.count, hang=given.hang, **common)
         case "commands":
@@ -84,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Starts servers of its own, runs ours and the peers in turns, and prints medians (least..most).",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub|cluster-scan"
+    )
 
     verb = _add(verbs, "scan", "keys per second, CPU time per key, how busy the server is", repeat=5, keys=1_000_000)
     _add_peers(verb, scan.DEFAULT_PEERS)
@@ -115,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     verb = _add(verbs, "pubsub", "messages to one subscriber", repeat=5, keys=None)
     _add_peers(verb, pubsub.DEFAULT_PEERS)
     verb.add_argument("--messages", type=_positive, default=pubsub.MESSAGES, metavar="N", help="default: %(default)s")
+
+    verb = _add(verbs, "cluster-scan", "keys per second over three masters", repeat=5, keys=1_000_000)
+    _add_peers(verb, cluster_scan.DEFAULT_PEERS)
+    verb.add_argument("--count", type=int, metavar="N", help="COUNT for all (default: each at its own)")
     return parser
 
 

@@ -64,7 +64,7 @@ async def scan(
                         server_pid=dataset.server.pid,
                         work=size,
                     )
-                _check(report, results, dataset.rare_keys if rare_match else size)
+                check(report, results, dataset.rare_keys if rare_match else size)
                 show(report, title, results, "key")
                 _show_proxy(report, title, results)
                 summaries.append((size, "default" if count is None else str(count), results))
@@ -120,7 +120,7 @@ def _contestants(
     return contestants
 
 
-def _check(report: Report, results: Results, expected: int) -> None:
+def check(report: Report, results: Results, expected: int) -> None:
     """A scan that lost a key has no speed."""
     for one in results.contestants:
         brought = [run.said["keys"] for run in results.runs[one.label]]

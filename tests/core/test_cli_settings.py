@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trio_sentinel_scan import ConfigError, RedisClient, SentinelClient
-from trio_sentinel_scan.cli._settings import ServerOptions, has_password, make_client
+from trio_sentinel_scan._trio.cluster import ClusterClient
+from trio_sentinel_scan.cli._scan import ScanOptions
+from trio_sentinel_scan.cli._settings import Client, ServerOptions, has_password, make_client
 from trio_sentinel_scan.cli._tls import TlsOptions
 
 if TYPE_CHECKING:
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
 
 PLAIN = TlsOptions()
 SERVICE = "redis+sentinel://10.0.0.1,10.0.0.2/mymaster"
+CLUSTER = "redis+cluster://10.0.0.1,10.0.0.2:7000"
 
 
 def client_of(
     url: str, environment: dict[str, str] | None = None, *, tls: TlsOptions = PLAIN, **options: Any
-) -> RedisClient | SentinelClient:
+) -> Client:
     return make_client(ServerOptions(url=url, **options), tls, environment or {})
 
 
@@ -30,7 +33,7 @@ def settings_of(url: str, environment: dict[str, str] | None = None, **options: 
     return client_of(url, environment, **options)._settings
 
 
-def sentinels_of(client: RedisClient | SentinelClient) -> Endpoint:
+def sentinels_of(client: Client) -> Endpoint:
     assert isinstance(client, SentinelClient)
     return client._monitor._endpoint
 
@@ -45,6 +48,7 @@ def login_of(settings: ClientSettings) -> tuple[str | None, str | None]:
         ("redis://10.0.0.1", RedisClient),
         ("unix:///run/redis.sock", RedisClient),
         (SERVICE, SentinelClient),
+        (CLUSTER, ClusterClient),
     ],
 )
 def test_the_url_says_which_client(url: str, kind: type) -> None:
@@ -76,6 +80,31 @@ def test_the_sentinels_have_a_password_of_their_own() -> None:
     client = client_of(SERVICE + "?sentinel_username=s&sentinel_password=url", environment)
     assert sentinels_of(client).credentials.password == "url"
     assert login_of(settings_of("redis://h", environment)) == (None, "data")
+
+
+def test_a_cluster_has_the_data_nodes_password_and_one_database() -> None:
+    environment = {"REDISCLI_AUTH": "data", "REDISCLI_SENTINEL_AUTH": "sentinels"}
+    assert login_of(settings_of(CLUSTER, environment)) == (None, "data")
+    assert settings_of(CLUSTER, db=0).endpoint.db == 0
+    assert settings_of(CLUSTER, tls=TlsOptions(tls=True)).endpoint.ssl is not None
+    with pytest.raises(ConfigError, match="db: must be 0"):
+        client_of(CLUSTER, db=1)
+
+
+def test_what_only_a_cluster_is_asked() -> None:
+    options = ScanOptions(node="10.0.0.1:7000", allow_uncovered=True, max_nodes_at_once=2)
+    assert options.arguments(of_cluster=True).items() >= {
+        ("node", "10.0.0.1:7000"),
+        ("allow_uncovered", True),
+        ("max_nodes_at_once", 2),
+    }
+    with pytest.raises(ConfigError, match="node: is for a cluster"):
+        options.arguments()
+    # Where nothing is said, its own defaults count.
+    plain = ScanOptions().arguments(of_cluster=True)
+    assert not plain.keys() & {"node", "allow_uncovered", "max_nodes_at_once", "certify"}
+    assert ScanOptions(certify="role").arguments(of_cluster=True)["certify"] == "role"
+    assert ScanOptions().arguments()["certify"] == "sentinels"
 
 
 def test_an_option_counts_before_the_url() -> None:

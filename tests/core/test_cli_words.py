@@ -13,7 +13,7 @@ from trio_sentinel_scan import Address, Certificate, Restart, ScanSummary, Serve
 from trio_sentinel_scan.cli import _app
 from trio_sentinel_scan.cli._progress import BarReport
 from trio_sentinel_scan.cli._report import Report, ReportHandler, ending, ending_early, progressing, restarting
-from trio_sentinel_scan.cli._tidings import Tidings
+from trio_sentinel_scan.cli._tidings import Tidings, nodes_tidings
 
 OLD = ServerIdentity("0" * 40, Address("10.0.0.1", 6379))
 NEW = ServerIdentity("1" * 40, Address("10.0.0.2", 6379))
@@ -198,3 +198,32 @@ def test_each_event_is_told_once_and_in_its_order() -> None:
         "127.0.0.1:7002 is a master now (+promoted-slave)",
         "the master is 127.0.0.1:7002 (+switch-master)",
     ]
+
+
+NODES = [
+    """\
+1:M 20 Nov 2026 10:15:49.302 * FAIL message received from 787ecdc4 about d1f8d2f6
+1:M 20 Nov 2026 10:15:49.303 # Cluster state changed: fail
+1:M 20 Nov 2026 10:15:49.600 # Failover auth granted to 20de03e9 for epoch 6
+""",
+    """\
+2:M 20 Nov 2026 10:15:49.301 * Marking node d1f8d2f6 (127.0.0.1:7001) as failing (quorum reached).
+""",
+    """\
+3:M 20 Nov 2026 10:15:49.300 * Marking node d1f8d2f6 as failing (quorum reached).
+3:S 20 Nov 2026 10:15:49.500 # Starting a failover election for epoch 6.
+3:S 20 Nov 2026 10:15:49.700 * Failover election won: I'm the new primary.
+""",
+]
+
+
+def test_what_a_clusters_nodes_tell() -> None:
+    tidings = Tidings([_Server(log) for log in NODES], nodes_tidings)
+    news = tidings.news()
+    assert [tiding.text for tiding in news] == [
+        "the masters agree that it is down (FAIL)",
+        "its replica stands for election (vote)",
+        "its replica is elected, and has its slots now (won)",
+    ]
+    assert datetime.fromtimestamp(news[0].at) == datetime(2026, 11, 20, 10, 15, 49, 300_000)  # noqa: DTZ001, DTZ006 (both are local times)
+    assert tidings.news() == []

@@ -107,8 +107,10 @@ async def test_count(server_binary: ServerBinary) -> None:
     async with LocalRedis(binary=server_binary) as server:
         await server.fill(2_345)
         ended = await cli("count", "-u", server.url)
+        once = await cli("count", "--dedupe", "-u", server.url)
     assert (ended.status, ended.out) == (0, b"2345\n")
     assert ended.err.startswith("complete: 2,345 keys")
+    assert (once.status, once.out) == (0, b"2345\n")
 
 
 async def test_what_is_said_beside(server_binary: ServerBinary) -> None:

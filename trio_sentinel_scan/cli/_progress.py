@@ -8,6 +8,7 @@ from typing import TextIO
 import trio
 
 from .._core.summary import ScanSummary
+from . import _cluster_words as cluster_words
 from ._bars import Bar, Bars
 from ._formats import harmless
 from ._report import Report
@@ -37,7 +38,7 @@ class BarReport(Report):
         self._tell_restarts(summary)
         with contextlib.suppress(OSError):
             self._drawn = True
-            self._bars.draw([_bar(summary)])
+            self._bars.draw([_cluster_bar(summary) if self._of_cluster else _bar(summary)])
 
     def _stop(self) -> None:
         if self._drawn:
@@ -53,4 +54,13 @@ def _bar(summary: ScanSummary) -> Bar:
         summary.position,
         "" if summary.position is None else f"{summary.position:.0%}",
         f"{summary.keys_this_epoch:,} keys, {summary.keys_per_second:,.0f}/s, {harmless(where)}",
+    )
+
+
+def _cluster_bar(summary: ScanSummary) -> Bar:
+    return Bar(
+        cluster_words.state(summary),
+        summary.position,
+        "" if summary.position is None else f"{summary.position:.0%}",
+        f"{summary.keys:,} keys, {summary.keys_per_second:,.0f}/s",
     )

@@ -14,6 +14,7 @@ import trio
 from .._core.summary import Restart, ScanSummary
 from .._trio.nurseries import open_service_nursery
 from .._trio.scan import ScanPages
+from . import _cluster_words as cluster_words
 from ._formats import harmless
 from ._output import OutputClosed
 
@@ -36,6 +37,7 @@ class Report:
         self._told = 0
         self._next_line = _LINE_EVERY
         self._each_once = False
+        self._of_cluster = False
 
     def say(self, line: str) -> None:
         """A line for the user, unless he wants none."""
@@ -50,18 +52,20 @@ class Report:
             self._stream.flush()
 
     @contextlib.asynccontextmanager
-    async def following(self, pages: ScanPages[Any], *, each_once: bool = False) -> AsyncGenerator[None, None]:
+    async def following(
+        self, pages: ScanPages[Any], *, each_once: bool = False, of_cluster: bool = False
+    ) -> AsyncGenerator[None, None]:
         """Tell what happens to the scan for as long as the block lasts, and how it ended.
 
-        `each_once`: whether it leaves duplicates out.
+        `each_once`: whether it leaves duplicates out. `of_cluster`: whether it is a cluster's.
         """
-        self._each_once = each_once
-        account: Callable[[ScanSummary], list[str]] = ending_early
+        self._each_once, self._of_cluster = each_once, of_cluster
+        account: Callable[[ScanSummary], list[str]] = partial(ending_early, of_cluster=of_cluster)
         try:
             async with open_service_nursery() as nursery:
                 nursery.start_soon(self._follow, pages)
                 yield
-                account = partial(ending, each_once=each_once)
+                account = partial(ending, each_once=each_once, of_cluster=of_cluster)
         except OutputClosed:
             # Whoever has enough of the keys has enough of the scan.
             account = _nothing
@@ -83,12 +87,13 @@ class Report:
         self._tell_restarts(summary)
         if self._progress and summary.elapsed >= self._next_line:
             self._next_line = summary.elapsed + _LINE_EVERY
-            self.say(progressing(summary))
+            self.say((cluster_words.progressing if self._of_cluster else progressing)(summary))
         await trio.lowlevel.checkpoint()
 
     def _tell_restarts(self, summary: ScanSummary) -> None:
+        words = cluster_words.restarting if self._of_cluster else restarting
         for restart in summary.restarts[self._told :]:
-            self.say(restarting(restart, each_once=self._each_once))
+            self.say(words(restart, each_once=self._each_once))
             self._told += 1
 
     def _stop(self) -> None:
@@ -114,8 +119,10 @@ def restarting(restart: Restart, *, each_once: bool = False) -> str:
     )
 
 
-def ending(summary: ScanSummary, *, each_once: bool = False) -> list[str]:
+def ending(summary: ScanSummary, *, each_once: bool = False, of_cluster: bool = False) -> list[str]:
     """The account of a complete scan."""
+    if of_cluster:
+        return cluster_words.ending(summary, each_once=each_once) + _left_out(summary)
     took = f"{summary.elapsed:.2f} s ({summary.keys_per_second:,.0f} keys/s)"
     # With duplicates left out the final pass has brought what was missing, and it is all of them that are complete.
     keys = summary.keys if each_once else summary.keys_this_epoch
@@ -128,8 +135,10 @@ def ending(summary: ScanSummary, *, each_once: bool = False) -> list[str]:
     return lines + _left_out(summary)
 
 
-def ending_early(summary: ScanSummary) -> list[str]:
+def ending_early(summary: ScanSummary, *, of_cluster: bool = False) -> list[str]:
     """The account of a scan that ended otherwise."""
+    if of_cluster:
+        return [cluster_words.ending_early(summary), *_left_out(summary)]
     covered = "" if summary.position is None else f", {summary.position:.0%} of the pass"
     line = f"incomplete: {summary.keys:,} keys in {summary.elapsed:.2f} s (epoch {summary.epoch}{covered})"
     return [line, *_left_out(summary)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from .._core.errors import ConfigError
 from .._core.urls import ParsedURL, parse_url
 from .._trio.client import RedisClient, SentinelClient
+from .._trio.cluster import ClusterClient
 from ._tls import TlsOptions
+
+Client: TypeAlias = RedisClient | SentinelClient | ClusterClient
 
 # redis-cli's own name; and one of the same make for what redis-cli has no name for.
 PASSWORD_VARIABLE: Final = "REDISCLI_AUTH"  # noqa: S105 (a variable's name)
@@ -32,7 +35,7 @@ class ServerOptions:
     failover_timeout: float | None = None
 
 
-def make_client(server: ServerOptions, tls: TlsOptions, environment: Mapping[str, str]) -> RedisClient | SentinelClient:
+def make_client(server: ServerOptions, tls: TlsOptions, environment: Mapping[str, str]) -> Client:
     """The client that was asked for. What an option says counts first, then the URL, then the environment.
 
     Raises ConfigError.
@@ -47,6 +50,10 @@ def make_client(server: ServerOptions, tls: TlsOptions, environment: Mapping[str
         "decode_responses": False,
     }
     _set_tls(arguments, parsed, tls)
+    if parsed.kind == "cluster":
+        if arguments.pop("db", 0):
+            raise ConfigError("db", "must be 0: a cluster has no other database")
+        return ClusterClient(parsed.addresses, **arguments)
     if parsed.service is None:
         return RedisClient(parsed.addresses[0], **arguments)
     return SentinelClient(parsed.addresses, parsed.service, **arguments)

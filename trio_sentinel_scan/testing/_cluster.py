@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import trio
 
+from ._agreement import can_answer
 from ._binary import ServerBinary
 from ._certificates import Certificates
-from ._cluster_node import SLOTS, LocalClusterNode, slot_of
+from ._cluster_agreement import find_fault_in_acquaintance, find_fault_in_agreement, find_fault_in_replication
+from ._cluster_node import SLOTS, LocalClusterNode
+from ._cluster_slots import even_share, find_fault_in_forgetting, keys_by_owner, owners_by, slots_by_owner
 from ._directives import Config
-from ._errors import CommandFailed, PortTaken, ServerNotRunning, ServerStartFailed, ServerUnresponsive
-from ._migration import SlotMigration, move_atomically
-from ._redis import START_ATTEMPTS, credentials
-from ._workspace import Workspace, log_tail
+from ._ensemble import Ensemble
+from ._migration import SlotMigration, move_atomically, move_in_bulk
+from ._partition import Partition
+from ._redis import credentials
+from ._workspace import Workspace
 
-# A question to all takes some ten milliseconds of everybody's time.
-_STEP_SECONDS = 0.02
 _KEYS_PER_CONVERSATION = 20_000
 
 
-class LocalCluster:
+class LocalCluster(Ensemble):
     """Masters and replicas of a cluster on free loopback ports, for the length of an ``async with`` block::
 
         async with LocalCluster() as cluster:
@@ -32,13 +32,16 @@ class LocalCluster:
             dead = await cluster.kill(cluster.nodes[0])
             await cluster.wait_for_new_master(dead)
 
-    The block begins when every slot has an owner, all nodes agree about it, and every replica is linked to its master.
+    The block begins when every slot has an owner, all nodes agree about it and about who is whose replica, and every
+    replica is linked to its master.
     Whatever happens to the block, the processes and their files are gone afterwards.
 
     Args:
         masters: how many masters share the slots evenly. A dead one is replaced only if the majority is left: three.
         replicas: how many replicas each master has.
         node_timeout: seconds of silence after which a node is held to be down (``cluster-node-timeout``).
+        partitions: whether :meth:`isolate` is to be possible; the nodes then talk to each other through one process
+            more. It cannot be had with ``tls``.
         username, password, tls, config, binary, patience: as in :class:`LocalRedis`, for all nodes.
         acl: more users, as in :class:`LocalRedis`.
 
@@ -55,6 +58,7 @@ class LocalCluster:
         replicas: int = 1,
         *,
         node_timeout: float = 2.0,
+        partitions: bool = False,
         username: str | None = None,
         password: str | None = None,
         acl: Mapping[str, str] | None = None,
@@ -65,10 +69,12 @@ class LocalCluster:
     ) -> None:
         if masters < 1 or replicas < 0:
             raise ValueError(f"a cluster needs masters >= 1 and replicas >= 0, not {masters} and {replicas}")
+        if partitions and tls is not None:
+            raise ValueError("partitions= cannot be had with tls=: who talks to whom on the bus is read in clear")
+        super().__init__(name="the cluster", patience=patience)
         self._masters, self._replicas = masters, replicas
         self._tls = tls
         self._credentials = credentials(username, password)
-        self._patience = patience
         self._made = 0
         self._make_node: Callable[[int], LocalClusterNode] = lambda number: LocalClusterNode(
             number=number,
@@ -85,59 +91,37 @@ class LocalCluster:
         # Each node's shard, by the name of its first master. Nobody changes it: replicas do not move by themselves.
         self._shards = {node: self._nodes[number % masters] for number, node in enumerate(self._nodes)}
         self._binary: ServerBinary | None = None
-        self._workspace: Workspace | None = None
-        self._entered = False
-
-    async def __aenter__(self) -> Self:
-        if self._entered:
-            raise RuntimeError("a LocalCluster can be entered only once")
-        self._entered = True
-        self._binary = await self._nodes[0].find_binary()
-        for _ in range(START_ATTEMPTS):
-            workspace = self._workspace = Workspace()
-            try:
-                await self._start_all(workspace, self._binary)
-            except PortTaken:
-                # The ports are in each other's configuration: begin anew.
-                await self._leave(workspace)
-            except BaseException:
-                await self._leave(workspace)  # noqa: ASYNC102 (it shields and bounds itself)
-                raise
-            else:
-                return self
-        await trio.lowlevel.checkpoint()
-        raise ServerStartFailed(f"ports were taken by other processes, {START_ATTEMPTS} times in a row")
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End all processes, however the block ended."""
-        await self._leave(self._owner())  # noqa: ASYNC102 (it shields and bounds itself)
+        self._wants_partition = partitions
+        self._partition: Partition | None = None
+        # Those that the others cannot hear; nobody counts on them.
+        self._isolated: set[LocalClusterNode] = set()
+        # Those that are to have no owner: a cluster in which they have none is as it should be.
+        self._uncovered: set[int] = set()
 
     def _new_node(self) -> LocalClusterNode:
         self._made += 1
         return self._make_node(self._made)
 
-    def _owner(self) -> Workspace:
-        if self._workspace is None:
-            raise ServerNotRunning("a LocalCluster can be used only inside its `async with` block")
-        return self._workspace
+    def _members(self) -> Sequence[LocalClusterNode]:
+        return self._nodes
+
+    async def _find_binary(self) -> ServerBinary:
+        return await self._nodes[0].find_binary()
 
     async def _leave(self, workspace: Workspace) -> None:
         try:
-            await workspace.close()
+            await super()._leave(workspace)
         finally:
-            self._workspace = None
-            for node in self._nodes:
-                node.unsettle()
+            if self._partition is not None:
+                self._partition.release()
+                self._partition = None
 
     async def _start_all(self, workspace: Workspace, binary: ServerBinary) -> None:
+        self._binary = binary
+        if self._wants_partition:
+            self._partition = await Partition.open(workspace, self._patience)
         for node in self._nodes:
-            node.settle(workspace, binary)
-            await node.spawn()
+            await self._begin(node)
         for node in self._nodes:
             await node.wait_until_ready()
         masters = self._nodes[: self._masters]
@@ -152,6 +136,14 @@ class LocalCluster:
         for number, node in enumerate(self._nodes[self._masters :]):
             await node.execute("CLUSTER", "REPLICATE", await masters[number % self._masters].node_id())
         await self.wait_until_ready()
+
+    async def _begin(self, node: LocalClusterNode) -> None:
+        """Start a new node's process."""
+        assert self._binary is not None
+        node.settle(self._owner(), self._binary)
+        if self._partition is not None:
+            await self._partition.lead_through(node)
+        await node.spawn()
 
     ################################################################
     # What it is
@@ -174,7 +166,7 @@ class LocalCluster:
         return f"{scheme}://{self._credentials}" + ",".join(f"{host}:{port}" for host, port in self.addresses)
 
     async def masters(self) -> list[LocalClusterNode]:
-        """The nodes that call themselves masters and own slots now; those that are down or paused are left out."""
+        """The nodes that call themselves masters and own slots now, without those that are down, paused or cut off."""
         await trio.lowlevel.checkpoint()
         return [node for node in self._answering() if (view := await node.view()).is_master and view.slots]
 
@@ -223,12 +215,8 @@ class LocalCluster:
 
     async def write(self, keys: Iterable[bytes], *, value: bytes = b"x") -> None:
         """Write these keys, each to its slot's owner. Returns when all replicas have them."""
-        owners = [(node, (await node.view()).slots) for node in await self.masters()]
-        of_slot = {slot: node for node, slots in owners for slot in slots}
-        shares: dict[LocalClusterNode, list[bytes]] = {}
-        for key in keys:
-            shares.setdefault(of_slot[slot_of(key)], []).append(key)
-        for node, share in shares.items():
+        owners = await owners_by(await self.masters())
+        for node, share in keys_by_owner(owners, keys).items():
             for at in range(0, len(share), _KEYS_PER_CONVERSATION):
                 await node.pipeline([("SET", key, value) for key in share[at : at + _KEYS_PER_CONVERSATION]])
         await self.wait_until_ready()
@@ -249,6 +237,60 @@ class LocalCluster:
         await migration.move()
         await migration.finish()
 
+    async def migrate_slots(self, slots: Iterable[int], to: LocalClusterNode) -> None:
+        """Move many slots to another master, in the legacy way and all at once: a thousand in a second or so.
+
+        They may have several owners. All masters know of it in the end.
+        """
+        masters = await self.masters()
+        shares = slots_by_owner(await owners_by(masters), slots)
+        for source, share in shares.items():
+            if source is not to:
+                await move_in_bulk(share, source, to, [node for node in masters if node not in {source, to}])
+
+    async def rebalance_to(self, node: LocalClusterNode) -> list[int]:
+        """Give a master that has no slots, or few, its even share, as :meth:`migrate_slots` does; return what it got.
+
+        Each of the others gives what it has beyond that share, its last slots.
+        """
+        moved = even_share(await owners_by(await self.masters()), node)
+        await self.migrate_slots(moved, node)
+        return moved
+
+    async def uncover(self, slots: Collection[int]) -> None:
+        """Take slots away from their owners (CLUSTER DELSLOTS at all nodes). Their keys stay where they are.
+
+        Unless ``cluster-require-full-coverage`` is ``no``, nodes then answer no command with a key, whatever its slot.
+        """
+        self._uncovered.update(slots)
+
+        async def find_fault() -> str | None:
+            return await find_fault_in_forgetting(await self.masters(), self._answering(), self._uncovered)
+
+        await self._wait_until("to uncover slots", find_fault)
+
+    async def cover(self, slots: Collection[int], to: LocalClusterNode) -> None:
+        """Make a master the owner of slots that have none. Returns when all nodes know."""
+        await to.take_slots(sorted(slots))
+        self._uncovered.difference_update(slots)
+        await self._wait_until("to agree", self._find_fault_in_agreement)
+
+    async def isolate(self, node: LocalClusterNode) -> None:
+        """Cut a node off from all other nodes, while clients still reach it. Needs ``partitions=True``.
+
+        A master that is cut off goes on calling itself the owner of its slots and answers SCAN; commands with keys it
+        refuses after ``node_timeout``. The others replace it by its replica meanwhile: :meth:`wait_for_new_master`
+        waits for that. (Replicas copy from it until then: it is the cluster's bus that is cut.) Whatever the cluster is
+        asked or waited for from then on, is asked of the others.
+        """
+        await self._partitioned().cut(node, await node.node_id())
+        self._isolated.add(node)
+
+    async def rejoin(self, node: LocalClusterNode) -> None:
+        """Let a node that was cut off hear the others again. A master that was replaced then becomes a replica."""
+        await self._partitioned().join(node, await node.node_id())
+        self._isolated.discard(node)
+
     async def migrate_slots_atomically(self, slots: range, to: LocalClusterNode) -> None:
         """Move slots of one owner to another master by MIGRATESLOTS, which Valkey has from 9.0 on.
 
@@ -260,7 +302,7 @@ class LocalCluster:
         source = await self.owner(slots[0])
         find_fault = await move_atomically(source, slots, await to.node_id())
         await self._wait_until("to move slots", find_fault)
-        await self._wait_until("to agree", self._find_fault_in_ownership)
+        await self._wait_until("to agree", self._find_fault_in_agreement)
 
     async def failover(self, master: LocalClusterNode) -> LocalClusterNode:
         """Let a replica of a healthy master take over (CLUSTER FAILOVER), and return it when all nodes know."""
@@ -285,17 +327,15 @@ class LocalCluster:
 
     async def add_node(self) -> LocalClusterNode:
         """A new master without slots, that all others know."""
-        assert self._binary is not None
         node = self._new_node()
         self._nodes.append(node)
         self._shards[node] = node
-        node.settle(self._owner(), self._binary)
-        await node.spawn()
+        await self._begin(node)
         await node.wait_until_ready()
         await node.execute("CLUSTER", "MEET", *self._answering()[0].meeting_point())
         await self._wait_until("to know each other", self._find_fault_in_acquaintance)
         # A node that has not heard yet who has which slot takes nothing in.
-        await self._wait_until("to agree", self._find_fault_in_ownership)
+        await self._wait_until("to agree", self._find_fault_in_agreement)
         return node
 
     async def remove_node(self, node: LocalClusterNode) -> None:
@@ -322,46 +362,24 @@ class LocalCluster:
     # What is not as it should be
     ################################################################
 
+    def _partitioned(self) -> Partition:
+        self._owner()
+        if self._partition is None:
+            raise ValueError("only a LocalCluster with partitions=True can be cut in two")
+        return self._partition
+
     def _answering(self) -> list[LocalClusterNode]:
-        return [node for node in self._nodes if node.running and not node.paused]
+        return [node for node in self._nodes if can_answer(node) and node not in self._isolated]
 
     async def _find_fault_in_acquaintance(self) -> str | None:
-        await trio.lowlevel.checkpoint()
-        nodes = self._answering()
-        ports = {node.port for node in nodes}
-        for node in nodes:
-            met = {view.port for view in (await node.views()).values() if not view.flags & {"handshake", "noaddr"}}
-            if not ports <= met:
-                return f"{node!r} does not know all of the others"
-        return None
+        return await find_fault_in_acquaintance(self._answering())
 
-    async def _find_fault_in_ownership(self) -> str | None:
-        """All who are up agree on who has which slot, and each slot has an owner."""
-        await trio.lowlevel.checkpoint()
-        found: set[tuple[tuple[str, frozenset[int]], ...]] = set()
-        for node in self._answering():
-            views = (await node.views()).values()
-            owners = sorted((view.node_id, view.slots) for view in views if view.slots)
-            if sum(len(slots) for _, slots in owners) != SLOTS:
-                return f"for {node!r} some slots have no owner"
-            found.add(tuple(owners))
-            if (await node.cluster_info()).get("cluster_state") != "ok":
-                return f"for {node!r} the cluster is not ok"
-        return None if len(found) == 1 else "the nodes do not agree on the slots' owners"
+    async def _find_fault_in_agreement(self) -> str | None:
+        return await find_fault_in_agreement(self._answering(), self._uncovered)
 
     async def _find_fault(self) -> str | None:
-        fault = await self._find_fault_in_ownership()
-        if fault is not None:
-            return fault
-        for master in await self.masters():
-            offset = int((await master.info("replication"))["master_repl_offset"])
-            for replica in await self.replicas(master):
-                info = await replica.info("replication")
-                if info.get("master_link_status") != "up":
-                    return f"{replica!r} is not linked to its master"
-                if int(info["slave_repl_offset"]) < offset:
-                    return f"{replica!r} does not have all that its master has"
-        return None
+        fault = await self._find_fault_in_agreement()
+        return fault or await find_fault_in_replication(await self.masters(), self._answering())
 
     async def _wait_for_successor(self, old: LocalClusterNode, wanted: LocalClusterNode | None) -> LocalClusterNode:
         found: list[LocalClusterNode] = []
@@ -374,29 +392,8 @@ class LocalCluster:
                 view = await node.view()
                 if view.is_master and view.slots:
                     found[:] = [node]
-                    return await self._find_fault_in_ownership()
+                    return await self._find_fault_in_agreement()
             return f"nobody has taken the place of {old!r}"
 
         await self._wait_until("to have a new master", find_fault)
         return found[0]
-
-    async def _wait_until(self, goal: str, find_fault: Callable[[], Awaitable[str | None]]) -> None:
-        """Wait until there is no fault to be found any more."""
-        self._owner()
-        await trio.lowlevel.checkpoint()
-        fault: str | None = None
-        try:
-            with trio.fail_after(self._patience):
-                while True:
-                    try:
-                        fault = await find_fault()
-                    except (ServerNotRunning, CommandFailed) as error:
-                        fault = str(error)  # One that is just going down, or coming up.
-                    if fault is None:
-                        return
-                    await trio.sleep(_STEP_SECONDS)
-        except trio.TooSlowError:
-            logs = "\n".join(f"{node!r} last wrote:\n{log_tail(node.log_path)}" for node in self._nodes)
-            raise ServerUnresponsive(
-                f"the cluster had {self._patience} seconds {goal}. What was missing: {fault}\n{logs}"
-            ) from None

@@ -117,6 +117,8 @@ class LocalClusterNode(DataMember):
         self._node_timeout = node_timeout
         # Where the nodes talk to each other, on servers that let it be chosen.
         self._bus_port: int | None = None
+        # Where the others find it instead, if that is another port.
+        self._announced_bus_port: int | None = None
 
     async def node_id(self) -> str:
         """Its name in the cluster, which it keeps through restarts."""
@@ -142,6 +144,13 @@ class LocalClusterNode(DataMember):
             some: list[Argument] = list(slots[at : at + _SLOTS_PER_COMMAND])
             await self.execute("CLUSTER", "ADDSLOTS", *some)
 
+    async def give_up_slots(self, slots: list[int]) -> None:
+        """Have it forget who has these slots, be it itself or another."""
+        await trio.lowlevel.checkpoint()
+        for at in range(0, len(slots), _SLOTS_PER_COMMAND):
+            some: list[Argument] = list(slots[at : at + _SLOTS_PER_COMMAND])
+            await self.execute("CLUSTER", "DELSLOTS", *some)
+
     def login_of_peers(self) -> tuple[str, ...]:
         """The words by which MIGRATE logs in at another node."""
         if self._password is None:
@@ -150,7 +159,16 @@ class LocalClusterNode(DataMember):
 
     def meeting_point(self) -> tuple[str, int, int]:
         """Host, port and bus port, as CLUSTER MEET wants them."""
-        return self.host, self.port, self.port + 10_000 if self._bus_port is None else self._bus_port
+        return self.host, self.port, self._announced_bus_port or self.bus_port
+
+    @property
+    def bus_port(self) -> int:
+        """Where it listens for the other nodes."""
+        return self.port + 10_000 if self._bus_port is None else self._bus_port
+
+    def announce_bus(self, port: int) -> None:
+        """Have the others find its bus at this port, from its first start on."""
+        self._announced_bus_port = port
 
     def settle(self, workspace: Workspace, binary: ServerBinary) -> None:
         """Give it ports and a directory."""
@@ -164,6 +182,7 @@ class LocalClusterNode(DataMember):
         if self._bus_port is not None:
             release_port(self._bus_port)
             self._bus_port = None
+        self._announced_bus_port = None
 
     def _directives(self, _binary: ServerBinary, directory: Path, port: int) -> Iterator[Directive]:
         yield "cluster-enabled", "yes"
@@ -175,6 +194,8 @@ class LocalClusterNode(DataMember):
         yield "cluster-migration-barrier", "100"
         if self._bus_port is not None:
             yield "cluster-port", str(self._bus_port)
+        if self._announced_bus_port is not None:
+            yield "cluster-announce-bus-port", str(self._announced_bus_port)
         if self._tls is not None:
             yield "tls-cluster", "yes"
         yield from super()._directives(_binary, directory, port)

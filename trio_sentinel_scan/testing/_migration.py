@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from ._cluster_node import LocalClusterNode
-from ._errors import CommandFailed
+from ._errors import CommandFailed, HarnessError
 from ._wire import Reply, text
 
 _KEYS_PER_MIGRATE = 100
 _MIGRATE_MILLISECONDS = 5_000
+_CONVERSATIONS = 50
 
 
 class SlotMigration:
@@ -64,6 +65,53 @@ class SlotMigration:
         """Take the flags back on both sides. The keys stay where they are: those that were moved are orphans now."""
         for node in (self.source, self.target):
             await node.execute("CLUSTER", "SETSLOT", self.slot, "STABLE")
+
+
+async def move_in_bulk(
+    slots: Sequence[int], source: LocalClusterNode, target: LocalClusterNode, others: Sequence[LocalClusterNode]
+) -> None:
+    """Move slots of one owner in the legacy way, each step for all of them at once. `others`: the masters beside."""
+    source_id, target_id = await source.node_id(), await target.node_id()
+    await _set_slots(target, slots, "IMPORTING", source_id)
+    await _set_slots(source, slots, "MIGRATING", target_id)
+    login = source.login_of_peers()
+    left = list(slots)
+    while left:
+        found = await source.pipeline([("CLUSTER", "GETKEYSINSLOT", slot, _KEYS_PER_MIGRATE) for slot in left])
+        shares: dict[int, list[bytes]] = {
+            slot: [key for key in keys if isinstance(key, bytes)]
+            for slot, keys in zip(left, found, strict=True)
+            if isinstance(keys, list) and keys
+        }
+        await source.pipeline(
+            [
+                ("MIGRATE", *target.address, "", 0, _MIGRATE_MILLISECONDS, *login, "KEYS", *share)
+                for share in shares.values()
+            ]
+        )
+        left = [*shares]
+    for node in (target, source, *others):
+        await _set_slots(node, slots, "NODE", target_id)
+
+
+async def _set_slots(node: LocalClusterNode, slots: Sequence[int], word: str, node_id: str) -> None:
+    """CLUSTER SETSLOT for all of these."""
+    await trio.lowlevel.checkpoint()
+    errors: list[HarnessError] = []
+
+    async def converse(some: Sequence[int]) -> None:
+        try:
+            await node.pipeline([("CLUSTER", "SETSLOT", slot, word, node_id) for slot in some])
+        except HarnessError as error:
+            errors.append(error)
+            await trio.lowlevel.checkpoint()
+
+    # Since Valkey 8 each waits until the replicas have it: let those of several connections wait together.
+    async with trio.open_nursery() as nursery:
+        for first in range(min(_CONVERSATIONS, len(slots))):
+            nursery.start_soon(converse, slots[first::_CONVERSATIONS])
+    if errors:
+        raise errors[0]
 
 
 async def move_atomically(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 
 import trio
@@ -15,17 +13,14 @@ from ._agreement import ask_for_failover, find_fault_in_links, find_fault_in_ser
 from ._binary import ServerBinary
 from ._certificates import Certificates
 from ._directives import Config
-from ._errors import CommandFailed, PortTaken, ServerNotRunning, ServerStartFailed, ServerUnresponsive
+from ._ensemble import Ensemble
 from ._members import DataMember, SentinelMember
-from ._redis import START_ATTEMPTS, LocalRedis, credentials
+from ._redis import LocalRedis, credentials
 from ._sentinel_node import LocalSentinelNode, Monitoring
-from ._workspace import Workspace, log_tail
-
-# A question to all takes some ten milliseconds of everybody's time.
-_STEP_SECONDS = 0.02
+from ._workspace import Workspace
 
 
-class LocalSentinel:
+class LocalSentinel(Ensemble):
     """A master, replicas and Sentinels on free loopback ports, for the length of an ``async with`` block::
 
         async with LocalSentinel() as sentinel:
@@ -105,6 +100,7 @@ class LocalSentinel:
             data_password=password,
             config=dict(sentinel_config or {}),
         )
+        super().__init__(name=f"the service {service!r}", patience=patience)
         self._service = service
         self._tls = tls
         self._data_credentials = credentials(username, password)
@@ -114,7 +110,6 @@ class LocalSentinel:
             if value is not None
         }
         self._failover_timeout = failover_timeout
-        self._patience = patience
         self._nodes = [
             DataMember(
                 config=config,
@@ -139,54 +134,12 @@ class LocalSentinel:
             )
             for number in range(1, sentinels + 1)
         ]
-        self._workspace: Workspace | None = None
-        self._entered = False
-
-    async def __aenter__(self) -> Self:
-        if self._entered:
-            raise RuntimeError("a LocalSentinel can be entered only once")
-        self._entered = True
-        binary = await self._nodes[0].find_binary()
-        for _ in range(START_ATTEMPTS):
-            workspace = self._workspace = Workspace()
-            try:
-                await self._start_all(workspace, binary)
-            except PortTaken:
-                # The ports are in each other's configuration: begin anew.
-                await self._leave(workspace)
-            except BaseException:
-                await self._leave(workspace)  # noqa: ASYNC102 (it shields and bounds itself)
-                raise
-            else:
-                return self
-        await trio.lowlevel.checkpoint()
-        raise ServerStartFailed(f"ports were taken by other processes, {START_ATTEMPTS} times in a row")
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End all processes, however the block ended."""
-        # Without a checkpoint that could be cancelled, and so put Cancelled in the place of the body's exception.
-        await self._leave(self._owner())  # noqa: ASYNC102 (it shields and bounds itself)
 
     def _members(self) -> list[DataMember | SentinelMember]:
         return [*self._nodes, *self._sentinel_nodes]
 
-    def _owner(self) -> Workspace:
-        if self._workspace is None:
-            raise ServerNotRunning("a LocalSentinel can be used only inside its `async with` block")
-        return self._workspace
-
-    async def _leave(self, workspace: Workspace) -> None:
-        try:
-            await workspace.close()
-        finally:
-            self._workspace = None
-            for member in self._members():
-                member.unsettle()
+    async def _find_binary(self) -> ServerBinary:
+        return await self._nodes[0].find_binary()
 
     async def _start_all(self, workspace: Workspace, binary: ServerBinary) -> None:
         for member in self._members():
@@ -376,24 +329,3 @@ class LocalSentinel:
 
         await self._wait_until("to have a master" if old is None else "to have a new master", find_fault)
         return found[-1]
-
-    async def _wait_until(self, goal: str, find_fault: Callable[[], Awaitable[str | None]]) -> None:
-        """Wait until there is no fault to be found any more."""
-        self._owner()
-        await trio.lowlevel.checkpoint()
-        fault: str | None = None
-        try:
-            with trio.fail_after(self._patience):
-                while True:
-                    try:
-                        fault = await find_fault()
-                    except (ServerNotRunning, CommandFailed) as error:
-                        fault = str(error)  # One that is just going down, or coming up.
-                    if fault is None:
-                        return
-                    await trio.sleep(_STEP_SECONDS)
-        except trio.TooSlowError:
-            logs = "\n".join(f"{member!r} last wrote:\n{log_tail(member.log_path)}" for member in self._members())
-            raise ServerUnresponsive(
-                f"the service {self._service!r} had {self._patience} seconds {goal}. What was missing: {fault}\n{logs}"
-            ) from None
