@@ -241,7 +241,7 @@ async def another_client_completes(service: Service) -> None:
         assert await client.get("k") == b"v"
 
 
-# Which of a scenario's steps are tried: thirty, evenly spread; all of them, in four parts, when everything is asked for.
+# Which of the steps of a scenario are tried: thirty, evenly spread; or all of them, in four parts.
 sampled = pytest.mark.parametrize(
     "part",
     [None, *(pytest.param(part, marks=pytest.mark.full) for part in range(4))],
@@ -340,7 +340,7 @@ async def test_a_scan_cancelled_at_each_step_leaves_the_client_whole(
         nothing_is_left(network)
         return steps
 
-    for step in spread(await run(None), most):
+    for step in spread(await run(None), part):
         await run(step)
 
 
