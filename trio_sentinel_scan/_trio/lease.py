@@ -55,7 +55,7 @@ class _LeaseRunner:
             raise reply
         return reply, protocol
 
-    async def take(self) -> Loan:
+    async def take(self, command: Command) -> Loan:  # noqa: ARG002 (it is all the same)
         # There is no other one: without this, `transaction` would begin again for ever.
         self._loan.check()
         return self._loan  # noqa: ASYNC910 (it is there)
