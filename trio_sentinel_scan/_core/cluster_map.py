@@ -100,6 +100,10 @@ class ClusterMap:
         """The node of this name."""
         return next((node for node in self.nodes if node.node_id == node_id), None)
 
+    def ownership(self) -> dict[Address, SlotSet]:
+        """Who has which slots, and nothing else."""
+        return {shard.master.address: shard.slots for shard in self.shards}
+
     def is_same(self, other: ClusterMap) -> bool:
         """Whether another map says the same."""
         return set(self.shards) == set(other.shards)

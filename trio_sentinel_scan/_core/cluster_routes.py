@@ -63,14 +63,14 @@ _BY_SLOT: Final = frozenset(name for name, flag in _redis_py.COMMAND_FLAGS.items
 # How the replies of several nodes become one result.
 _TOGETHER: Final[Mapping[str, Callable[..., Any]]] = _redis_py.RESULT_CALLBACKS
 
+# What makes sense only where there are several databases.
+_UNFIT: Final = frozenset({"MOVE", "SELECT", "SWAPDB"})
+
 # Commands whose place is told by their second word, their only key, at once: nearly all calls are of one of them.
-HAS_ONE_KEY: Final = ONE_KEY - frozenset(_BY_NAME) - {"MOVE"}
+HAS_ONE_KEY: Final = ONE_KEY - frozenset(_BY_NAME) - _UNFIT
 
 # How many slots a message names.
 _MOST_NAMED: Final = 5
-
-# What makes sense only where there are several databases.
-_UNFIT: Final = frozenset({"MOVE", "SELECT", "SWAPDB"})
 
 
 def full_name(command: Command) -> str:
@@ -80,10 +80,11 @@ def full_name(command: Command) -> str:
     return command.name
 
 
-def check_fit(command: Command) -> None:
-    """Raise CommandNotShareable for what a cluster cannot do."""
-    if command.name in _UNFIT:
-        raise CommandNotShareable(f"{command.name} is about other databases, and a cluster has database 0 only")
+def check_fit(words: tuple[Any, ...]) -> None:
+    """Raise CommandNotShareable for what a cluster cannot do; the words are as a caller gives them."""
+    name = as_text(words[0]).partition(" ")[0].upper() if words else ""
+    if name in _UNFIT:
+        raise CommandNotShareable(f"{name} is about other databases, and a cluster has database 0 only")
 
 
 def scope_of(name: str) -> Scope | None:
@@ -94,9 +95,8 @@ def scope_of(name: str) -> Scope | None:
 def route_of(command: Command, learned: Mapping[str, KeyPlaces]) -> Route | None:
     """Where a command goes; None if where its keys are is neither known nor `learned`, or takes a question each time.
 
-    Raises KeysInDifferentSlots, and CommandNotShareable for what a cluster cannot do.
+    Raises KeysInDifferentSlots.
     """
-    check_fit(command)
     name = full_name(command)
     if (scope := _BY_NAME.get(name)) is not None:
         return scope
@@ -141,12 +141,12 @@ def _given_slot(command: Command) -> Route:
     return slot if slot < SLOTS else Scope.ONE_MASTER
 
 
-def put_together(name: str, results: Mapping[str, Any], *, is_one: bool) -> Any:
-    """One result from those of several nodes, by their addresses; `is_one`: only one node was meant to be asked.
+def put_together(name: str, results: Mapping[str, Any]) -> Any:
+    """One result from those of several nodes, by their addresses: by redis-py's rule for the command.
 
-    Without a rule of redis-py's for the command, it is that one's, or all of them.
+    Where it has none, it is the only one's, or all of them.
     """
     together = _TOGETHER.get(name)
     if together is not None:
         return together(name, dict(results))
-    return next(iter(results.values())) if is_one else dict(results)
+    return next(iter(results.values())) if len(results) == 1 else dict(results)
