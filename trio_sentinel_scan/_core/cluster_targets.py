@@ -44,13 +44,12 @@ def find_targets(value: object, known: ClusterMap) -> Scope | list[ClusterNode]:
     """
     if isinstance(value, str) and value in FLAGS:
         return FLAGS[value]
-    many: Iterable[object] | None = None
     if isinstance(value, (list, set, frozenset)):
         many = cast("Iterable[object]", value)
     elif isinstance(value, dict):
         many = cast("Mapping[object, object]", value).values()
-    if many is None:
-        return [find_node(value, known, "target_nodes")]
+    else:
+        many = (value,)
     found = [find_node(one, known, "target_nodes") for one in many]
     if not found:
         raise ConfigError("target_nodes", "names no node at all")

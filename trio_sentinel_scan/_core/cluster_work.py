@@ -25,7 +25,7 @@ from .in_flight import Written
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from .wire import Reply
 
@@ -117,8 +117,8 @@ class ClusterWork:
         self._retry_writes = retry_writes
         # Of each unit. Invariant: None exactly for those in `pending`.
         self.outcomes: list[Outcome | Exception | None] = [None] * len(self.units)
-        # By number, in order.
-        self.pending: list[int] = list(range(len(self.units)))
+        # By number, in order. (As a set that keeps it: there may be many.)
+        self.pending: dict[int, None] = dict.fromkeys(range(len(self.units)))
         # What was given to a connection last, by number: the first of those that are pending, and others that go to the
         # same node.
         self._sent: list[int] = []
@@ -142,7 +142,7 @@ class ClusterWork:
 
     def destination(self, where: Callable[[int | None], Address | None]) -> Address | None:
         """Where the next ones go; `where` says who has a slot (or who is asked without one). None: nobody has it."""
-        number = self.pending[0]
+        number = next(iter(self.pending))
         place = self._places.get(number)
         return where(self.units[number].slot) if place is None else place[0]
 
@@ -188,7 +188,7 @@ class ClusterWork:
     @property
     def slot(self) -> int | None:
         """The slot of the first one that is pending."""
-        return self.units[self.pending[0]].slot
+        return self.units[next(iter(self.pending))].slot
 
     def describe(self) -> str:
         """What is pending, by its names."""
@@ -261,10 +261,7 @@ class ClusterWork:
                 again[number] = refusal
             else:
                 self._end(number, Outcome(answers, protocol))
-        for number, problem in again.items():
-            self.problem = problem
-            if self._is_overtaken(number):
-                self._end(number, self._doubts.get(number, problem))
+        self._end_overtaken(again)
         redirected = self.redirections > 0
         if redirected:
             self._redirected_by.append(at)
@@ -292,7 +289,7 @@ class ClusterWork:
         return Next.AT_ONCE if at_once and redirections <= _AT_ONCE else Next.LATER
 
     def _end(self, number: int, outcome: Outcome | Exception) -> None:
-        self.pending.remove(number)
+        del self.pending[number]
         self._places.pop(number, None)
         self.outcomes[number] = outcome
 
@@ -333,13 +330,17 @@ class ClusterWork:
         self.spends_connection = self.spends_connection or verdict_of(error) is Verdict.RECONNECT
         return error
 
-    def _is_overtaken(self, number: int) -> bool:
-        """Whether a later one with a key in common has run already, or may have."""
-        keys = self.units[number].keys
-        return any(
-            later > number and self.units[later].keys & keys and _may_have_run(self.outcomes[later])
-            for later in self._sent
-        )
+    def _end_overtaken(self, again: Mapping[int, Exception]) -> None:
+        """Those that are to go again, but that a later one with a key in common has overtaken: it ran, or may have."""
+        ran: set[bytes] = set()
+        for number in reversed(self._sent):
+            problem = again.get(number)
+            if problem is not None:
+                self.problem = problem
+                if not ran.isdisjoint(self.units[number].keys):
+                    self._end(number, self._doubts.get(number, problem))
+            elif isinstance(self.outcomes[number], (Outcome, CommandOutcomeUnknown)):
+                ran |= self.units[number].keys
 
 
 def _refusal_of(unit: Unit, replies: Sequence[Reply]) -> RedisError | None:
@@ -362,7 +363,3 @@ def _refusal_of(unit: Unit, replies: Sequence[Reply]) -> RedisError | None:
 def _is_before_it_begins(error: RedisError) -> bool:
     texts = _BEFORE_IT_BEGINS.get(error_code(error))
     return texts is not None and str(error).removeprefix(error_code(error)).lstrip().startswith(texts)
-
-
-def _may_have_run(outcome: Outcome | Exception | None) -> bool:
-    return isinstance(outcome, (Outcome, CommandOutcomeUnknown))

@@ -216,6 +216,8 @@ def read_key_places(reply: object) -> KeyPlaces:
 
 def as_key(word: Argument) -> bytes:
     """A key as the server gets it. (What was not bytes already was found to be plain, or was encoded.)"""
+    if isinstance(word, str):
+        return word.encode()
     if isinstance(word, bytes):
         return word
     return bytes(word) if isinstance(word, memoryview) else str(word).encode()

@@ -87,7 +87,7 @@ class ClusterClient(ClusterCommands):
                 await connect_to_cluster(self._monitor, self._settings)
                 yield
             finally:
-                await self._close_commands()
+                await self._close_commands()  # noqa: ASYNC102 (closing is shielded, and takes no time)
                 await self._monitor.aclose()
 
     def __repr__(self) -> str:

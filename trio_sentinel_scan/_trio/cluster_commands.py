@@ -47,7 +47,7 @@ _MOST_NAMES: Final = 2_000
 _redis_py: Final = cast("Any", AbstractRedisCluster)
 
 
-class ClusterCommands(  # type: ignore[misc]  # as in redis-py's own client
+class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatibleMethodOverride]  # as in redis-py's
     AsyncClusterMultiKeyCommands, AsyncClusterManagementCommands, Calls
 ):
     """redis-py's commands for a cluster; what is below says to which nodes they go."""
@@ -180,7 +180,7 @@ class ClusterCommands(  # type: ignore[misc]  # as in redis-py's own client
         errors: dict[str, Exception] = {}
         known = self._monitor.map
 
-        async def ask(where: str, work: Coroutine[Any, Any, Any]) -> None:
+        async def ask(where: str, work: Coroutine[Any, Any, Any]) -> None:  # noqa: ASYNC910 (sending waits)
             try:
                 results[where] = await work
             except Exception as error:  # noqa: BLE001 (it is raised below)

@@ -177,7 +177,7 @@ class ClusterRouter:
 
     # ---- a command's way -----------------------------------------------------------------------------------------
 
-    async def see_through(
+    async def see_through(  # noqa: ASYNC910 (it waits, unless nothing may be sent)
         self,
         work: ClusterWork,
         where: Locate,

@@ -166,7 +166,7 @@ class ClusterRunner:
                 slot, keys = None, frozenset[bytes]()
             unit = Unit((command,), slot, wanted, keys, runs_scripts=command.name in {"EVALSHA", "EVALSHA_RO"})
             shares.setdefault(node, {})[number] = unit
-        return shares
+        return shares  # noqa: ASYNC910 (sending waits)
 
     def _where(self, address: Address | None, slot: int | None) -> Address | None:
         """A slot's owner, or the node itself that these commands are for."""
@@ -181,7 +181,7 @@ class ClusterRunner:
                 slots[route] = None
         if len(slots) > 1:
             raise different_slots(name_of([MULTI, *commands]), slots)
-        return next(iter(slots), None)
+        return next(iter(slots), None)  # noqa: ASYNC910 (sending waits)
 
     # ---- blocking commands ---------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class ClusterRunner:
         await self.see_through(work, lambda _: address)
         return single_reply(work)
 
-    async def see_through(self, work: ClusterWork, where: Locate) -> None:
+    async def see_through(self, work: ClusterWork, where: Locate) -> None:  # noqa: ASYNC910 (taking a connection waits)
         """Send until there is an outcome for everything, each time over a connection that nobody else uses.
 
         While a node is away it waits for the next one up to `failover_timeout`, which the time that a server keeps the
@@ -221,7 +221,7 @@ class ClusterRunner:
                 loan = await self._pool.take(self._found_by(lambda: work.destination(where)))
             except SentinelScanError as error:
                 work.give_up(error)
-                return
+                return  # noqa: ASYNC910 (as above)
             began = trio.current_time()
             deadline = began + self._settings.failover_timeout if deadline is None else deadline
             # (Only what this node is for: the map may be another one by now.)

@@ -221,9 +221,9 @@ class ConnectionPool:
             if _is_same(of, target):
                 del self._idle[at]
                 if idle.usable and idle.is_quiet:
-                    return idle, of
+                    return idle, of  # noqa: ASYNC910 (as above)
                 await idle.aclose()
-        return None
+        return None  # noqa: ASYNC910 (as above)
 
     async def _connect(self, target: Target, where: Where, deadline: float) -> Connection | None:
         """A connection to `target`; None if another master was named meanwhile, or the time was up."""

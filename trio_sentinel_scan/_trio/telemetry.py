@@ -7,6 +7,7 @@ has no children, and a scan's span lives in several tasks.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -69,7 +70,7 @@ class Telemetry:
         """
 
         def execute_command(*args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
-            where = None if address_for is None else (lambda: address_for(args))
+            where = None if address_for is None else partial(address_for, args)
             return self.operation(core.operation_name(args), execute(*args, **options), where=where)
 
         return execute_command
