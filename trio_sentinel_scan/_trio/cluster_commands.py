@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -301,11 +301,12 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         owned, keys = known.ownership(), 0
         words = words_of(MATCH=match, COUNT=count, TYPE=_type)
         for node in nodes:
-            async for key in self._iterate(("SCAN",), words, {**options, "node": node.address}):
-                if self._monitor.map is not known and self._monitor.map.ownership() != owned:
-                    raise _slots_moved(keys)
-                keys += 1
-                yield key
+            async with aclosing(self._iterate(("SCAN",), words, {**options, "node": node.address})) as found:
+                async for key in found:
+                    if self._monitor.map is not known and self._monitor.map.ownership() != owned:
+                        raise _slots_moved(keys)
+                    keys += 1
+                    yield key
         await self._monitor.refreshed()
         if self._monitor.map.ownership() != owned:
             raise _slots_moved(keys)

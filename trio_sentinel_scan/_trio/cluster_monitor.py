@@ -109,7 +109,9 @@ class ClusterMonitor:
         self._poke.set()
 
     async def refreshed(self) -> None:
-        """Until the map has been asked for once more. Whoever calls while that is under way waits for the same."""
+        """Until the map has been asked for once more. Nobody was asked before this call."""
+        if self._asking:
+            await self._round_over.wait()
         self._poke.set()
         await self._round_over.wait()
 

@@ -292,6 +292,9 @@ class ClusterRouter:
         self._waiting += 1
         try:
             with trio.move_on_after(RETRY_PERIOD):
+                if work.redirections:
+                    # In a circle the map goes round with it: the nodes are to have their time.
+                    await trio.sleep_forever()
                 await changed.wait()
         finally:
             self._waiting -= 1
