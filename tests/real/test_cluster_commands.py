@@ -362,7 +362,8 @@ async def test_what_goes_to_several_nodes(each_server_binary: ServerBinary) -> N
         assert {key async for key in client.scan_iter(match="key:1*", _type="string")} == {
             key for key in keys if key.startswith(b"key:1")
         }
-        cursors, found = await client.scan(count=1000)
+        scanning: Any = client.scan(count=1000)
+        cursors, found = await scanning
         assert set(cursors) == {str(node.address) for node in client.get_primaries()}
         assert set(found) == keys
         assert await client.dbsize(target_nodes=ClusterClient.PRIMARIES) == 300
