@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -299,17 +299,19 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         targets = Scope.MASTERS if target_nodes is None else find_targets(target_nodes, known)
         nodes = self._nodes_of(targets) if isinstance(targets, Scope) else targets
         owned, keys = known.ownership(), 0
+
+        def count_on() -> None:
+            nonlocal keys
+            if self._monitor.map is not known and self._monitor.map.ownership() != owned:
+                raise _slots_moved(keys)
+            keys += 1
+
         words = words_of(MATCH=match, COUNT=count, TYPE=_type)
         for node in nodes:
-            async with aclosing(self._iterate(("SCAN",), words, {**options, "node": node.address})) as found:
-                async for key in found:
-                    if self._monitor.map is not known and self._monitor.map.ownership() != owned:
-                        raise _slots_moved(keys)
-                    keys += 1
-                    yield key
+            async for key in self._iterate(("SCAN",), words, {**options, "node": node.address}, before_each=count_on):
+                yield key
         await self._monitor.refreshed()
-        if self._monitor.map.ownership() != owned:
-            raise _slots_moved(keys)
+        count_on()
 
     # ---- keys in many slots --------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, cast
 
 import trio
@@ -63,13 +63,20 @@ class Iterators(CommandSet):
             yield item
 
     async def _iterate(  # noqa: ASYNC900
-        self, begin: tuple[Any, ...], words: tuple[Any, ...], options: dict[str, Any]
+        self,
+        begin: tuple[Any, ...],
+        words: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        before_each: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Any]:
         cursor, home = 0, CursorHome()
         while True:
             found: Any
             cursor, found = await cast("Any", self).execute_command(*begin, cursor, *words, **options, **{HOME: home})
             for item in found.items() if hasattr(found, "items") else found:
+                if before_each is not None:
+                    before_each()
                 yield item  # noqa: ASYNC911 (of one reply)
             await trio.lowlevel.checkpoint()
             if cursor == 0:
