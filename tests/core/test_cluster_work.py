@@ -320,6 +320,31 @@ def test_one_that_did_not_run_does_not_overtake_a_later_one_with_its_key() -> No
     assert isinstance(work.outcomes[1], CommandOutcomeUnknown)
 
 
+def test_without_that_guard_an_older_write_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SET 1, SET 2: the first is refused, the second runs, the first is sent again, and 1 is what stays."""
+    first, second = (Command("SET", ("SET", b"key", value)) for value in (b"1", b"2"))
+    refusal = error("TRYAGAIN Multiple keys request during rehashing of slot")
+
+    def stored() -> object:
+        work = work_of(first, second)
+        ran: list[object] = []
+        answers: dict[int, list[object]] = {0: [refusal], 1: [b"OK"]}
+        while work.pending:
+            numbers = tuple(work.next_units(owner))
+            replies = [answers[number].pop() if answers[number] else b"OK" for number in numbers]
+            ran += [
+                work.units[number].commands[0].args[-1]
+                for number, reply in zip(numbers, replies, strict=True)
+                if reply is not refusal
+            ]
+            work.took(replies, 3, A)
+        return ran[-1]
+
+    assert stored() == b"2"
+    monkeypatch.setattr(ClusterWork, "_end_overtaken", lambda *_: None)
+    assert stored() == b"1"
+
+
 def test_others_with_that_key_wait_for_it() -> None:
     """The first is sent elsewhere; what is behind it stays behind it."""
     work = work_of(SET, GET)

@@ -28,6 +28,9 @@ class FakeCluster:
         self.owner: list[tuple[str, int] | None] = [
             self.hosts[slot * masters // SLOTS].address for slot in range(SLOTS)
         ]
+        # CLUSTER SHARDS, and what it was made of: it is asked for often, and is long.
+        self._told: list[Any] = []
+        self._told_of: tuple[list[Any], list[Any]] | None = None
         # Slots on their way -> the node that they come to.
         self.migrating: dict[int, tuple[str, int]] = {}
 
@@ -48,7 +51,11 @@ class FakeCluster:
 
     def shards(self) -> list[Any]:
         """CLUSTER SHARDS."""
+        if self._told_of == (self.owner, self.hosts):
+            return self._told
+        self._told_of = ([*self.owner], [*self.hosts])
         found: list[Any] = []
+        self._told = found
         for number, host in enumerate(self.hosts):
             mine = [slot for slot in range(SLOTS) if self.owner[slot] == host.address]
             starts = [slot for slot in mine if slot - 1 < 0 or self.owner[slot - 1] != host.address]
