@@ -1,4 +1,4 @@
-"""python -m benchmarks scan|latency|failover|memory|commands|pubsub|cluster-scan"""
+"""python -m benchmarks scan|latency|failover|memory|commands|pubsub|cluster-scan|cluster-commands"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from trio_sentinel_scan.testing import HarnessError
 
-from . import cluster_scan, commands, failover, latency, memory, pubsub, scan
+from . import cluster_commands, cluster_scan, commands, failover, latency, memory, pubsub, scan
 from .peers import KINDS, CannotBegin
 from .report import Report
 
@@ -64,6 +64,9 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
             return partial(failover.failover, report, keys=given.keys, count=given.count, hang=given.hang, **common)
         case "commands":
             return partial(commands.commands, report, peers=given.peers, tasks=given.tasks, calls=given.calls, **common)
+        case "cluster-commands":
+            work = cluster_commands.cluster_commands
+            return partial(work, report, peers=given.peers, tasks=given.tasks, calls=given.calls, **common)
         case "pubsub":
             return partial(pubsub.pubsub, report, peers=given.peers, messages=given.messages, **common)
         case _:
@@ -89,7 +92,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Starts servers of its own, runs ours and the peers in turns, and prints medians (least..most).",
     )
     verbs = parser.add_subparsers(
+<<<<<<< HEAD
         dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub|cluster-scan"
+=======
+        dest="verb", required=True, metavar="scan|latency|failover|memory|commands|cluster-commands|pubsub"
+>>>>>>> cluster-commands
     )
 
     verb = _add(verbs, "scan", "keys per second, CPU time per key, how busy the server is", repeat=5, keys=1_000_000)
@@ -117,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_peers(verb, commands.DEFAULT_PEERS)
     verb.add_argument("--tasks", type=_numbers, default=list(commands.DEFAULT_TASKS), metavar="N,N")
     verb.add_argument("--calls", type=int, default=commands.CALLS, metavar="N", help="in all (%(default)s)")
+
+    verb = _add(verbs, "cluster-commands", "GETs over a cluster's masters, by several tasks", repeat=5, keys=None)
+    _add_peers(verb, cluster_commands.DEFAULT_PEERS)
+    verb.add_argument("--tasks", type=_numbers, default=list(cluster_commands.DEFAULT_TASKS), metavar="N,N")
+    verb.add_argument("--calls", type=int, default=cluster_commands.CALLS, metavar="N", help="in all (%(default)s)")
 
     verb = _add(verbs, "pubsub", "messages to one subscriber", repeat=5, keys=None)
     _add_peers(verb, pubsub.DEFAULT_PEERS)

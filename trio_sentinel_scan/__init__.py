@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from ._core.cluster_map import ClusterMap as ClusterMap, ClusterNode as ClusterNode, Shard as Shard
 from ._core.compact_seen import CompactSeen as CompactSeen
 from ._core.details import KeyDetails as KeyDetails
 from ._core.errors import (
@@ -24,11 +25,13 @@ from ._core.errors import (
     CommandOutcomeUnknown as CommandOutcomeUnknown,
     ConfigError as ConfigError,
     HashSeedMismatch as HashSeedMismatch,
+    KeysInDifferentSlots as KeysInDifferentSlots,
     LeaseLost as LeaseLost,
     MasterNotFound as MasterNotFound,
     NoReplicaAvailable as NoReplicaAvailable,
     NoSentinelReachable as NoSentinelReachable,
     ProtocolError as ProtocolError,
+    RedirectionLoop as RedirectionLoop,
     ResponseTimeout as ResponseTimeout,
     RoleMismatch as RoleMismatch,
     ScanError as ScanError,
@@ -75,6 +78,8 @@ from ._core.topology_state import (
 )
 from ._spilling import SpillingSeen as SpillingSeen
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
+from ._trio.cluster import ClusterClient as ClusterClient
+from ._trio.cluster_pipeline import ClusterPipeline as ClusterPipeline
 from ._trio.lease import Lease as Lease
 from ._trio.lock import Lock as Lock
 from ._trio.pipeline import Pipeline as Pipeline

@@ -192,7 +192,7 @@ def test_a_stream_is_read_again_unless_from_its_end(words: str, again: bool) -> 
         ("SET", "WRONGTYPE Operation", True, False),
         ("SET", "OOM command not allowed", True, False),
         ("SET", "NOAUTH Authentication required.", True, False),
-        *[(name, "READONLY You can't write", True, False) for name in sorted(commands._HAS_A_BODY)],
+        *[(name, "READONLY You can't write", True, False) for name in sorted(commands.HAS_A_BODY)],
     ],
 )
 def test_an_error_proves_that_nothing_ran_unless_it_comes_from_inside_a_body(

@@ -24,6 +24,8 @@ def test_a_snapshot_has_every_count_and_stays_as_it_is() -> None:
         unavailable=0,
         turned_away=0,
         connections=2,
+        first_connections=0,
+        redirected=0,
         in_flight=1,
         waiting=4,
     )
@@ -32,6 +34,8 @@ def test_a_snapshot_has_every_count_and_stays_as_it_is() -> None:
         before.sent = 0  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize("connections, reconnects", [(0, 0), (1, 0), (3, 2)])
-def test_reconnects_are_the_connections_after_the_first(connections: int, reconnects: int) -> None:
-    assert Counters(connections=connections).snapshot(in_flight=0, waiting=0).reconnects == reconnects
+@pytest.mark.parametrize("connections, first, reconnects", [(0, 0, 0), (1, 1, 0), (3, 1, 2), (3, 3, 0), (5, 3, 2)])
+def test_reconnects_are_the_connections_after_the_first(connections: int, first: int, reconnects: int) -> None:
+    """Of each node of a cluster."""
+    counters = Counters(connections=connections, first_connections=first)
+    assert counters.snapshot(in_flight=0, waiting=0).reconnects == reconnects

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from trio_sentinel_scan import RedisClient, SentinelClient
+    from trio_sentinel_scan._trio.cluster import ClusterClient
 
 TASKS: Final = 50
 _APART: Final = 1_000_000
@@ -71,7 +72,9 @@ class Caller:
 class Workload:
     """All of them."""
 
-    def __init__(self, client: SentinelClient | RedisClient, *, may_lose: bool, retries_writes: bool = False) -> None:
+    def __init__(
+        self, client: SentinelClient | RedisClient | ClusterClient, *, may_lose: bool, retries_writes: bool = False
+    ) -> None:
         self.callers = [Caller(number, may_repeat=retries_writes) for number in range(TASKS)]
         self._client: Any = client
         self._may_lose = may_lose

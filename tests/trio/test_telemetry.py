@@ -23,6 +23,7 @@ from tests.trio.fakes import (
     SERVICE,
     SILENCE,
     Error,
+    FakeCluster,
     Network,
     Reply,
     Service,
@@ -32,7 +33,14 @@ from tests.trio.fakes import (
     settled,
     sweep,
 )
-from trio_sentinel_scan import CommandOutcomeUnknown, RedisClient, ScanInterrupted, SentinelClient
+from trio_sentinel_scan import (
+    ClusterClient,
+    CommandOutcomeUnknown,
+    KeysInDifferentSlots,
+    RedisClient,
+    ScanInterrupted,
+    SentinelClient,
+)
 from trio_sentinel_scan._core.telemetry import TOPOLOGY_EVENTS
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
@@ -83,6 +91,30 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: told.tracers)
     monkeypatch.setattr(metrics, "get_meter_provider", lambda: told.meters)
     return told
+
+
+# ---- a cluster ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_clusters_command_tells_the_node_that_it_goes_to(told: Told, network: Network) -> None:
+    cluster = FakeCluster(network)
+    async with ClusterClient(cluster.addresses) as client:
+        key = next(b"%d" % n for n in range(100) if cluster.of(b"%d" % n) is cluster.hosts[2])
+        await client.set(key, "value")
+        await client.ping()
+        with pytest.raises(KeysInDifferentSlots):
+            await client.mget("a", "b")
+        pipe = client.pipeline()
+        assert await pipe.get(key).set("other", 1).execute() == [b"value", True]
+    attributes = told.span("SET").attributes
+    assert attributes is not None
+    assert (attributes["server.port"], attributes["network.peer.port"]) == (7002, 7002)
+    assert told.span("PING").status.status_code is StatusCode.UNSET
+    assert told.span("MGET").status.status_code is StatusCode.ERROR
+    batch = told.span("PIPELINE").attributes
+    assert batch is not None
+    assert batch["db.operation.batch.size"] == 2
+    assert all(value == 0 for _, value in told.points("db.client.connection.count"))
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------

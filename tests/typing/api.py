@@ -8,11 +8,16 @@ from typing import Any, assert_never, assert_type
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
+    ClusterClient,
+    ClusterMap,
+    ClusterNode,
+    ClusterPipeline,
     CompactSeen,
     DurableSeenKeys,
     EventsMissed,
     ExactSeen,
     KeyDetails,
+    Lease,
     MasterChange,
     MasterState,
     RedisClient,
@@ -26,6 +31,7 @@ from trio_sentinel_scan import (
     SentinelRemove,
     ServerIdentity,
     ServerReboot,
+    Shard,
     SpillingSeen,
     TopologyState,
 )
@@ -69,6 +75,19 @@ async def items_of_a_collection(client: RedisClient) -> None:
             for _, score in page:
                 assert_type(score, float)
     assert_type(pages.summary.collection_size, int | None)
+
+
+async def a_cluster(client: ClusterClient) -> None:
+    """Its map, and its nodes."""
+    assert_type(client.map, ClusterMap)
+    assert_type(client.map.shards, tuple[Shard, ...])
+    assert_type(client.nodes, tuple[ClusterNode, ...])
+    assert_type(client.map.owner(7), ClusterNode | None)
+    async with client.pipeline() as pipe:
+        same: ClusterPipeline = pipe
+        assert_type(await same.execute(), list[Any])
+    async with client.dedicated(node=client.nodes[0]) as lease:
+        assert_type(lease, Lease)
 
 
 def one_server(client: RedisClient) -> None:

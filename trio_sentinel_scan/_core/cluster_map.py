@@ -7,7 +7,7 @@ What a scan rests on is what all masters say of themselves: `cluster_survey`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from .identity import Address
 from .replies import as_list, as_text
@@ -99,6 +99,10 @@ class ClusterMap:
     def named(self, node_id: str) -> ClusterNode | None:
         """The node of this name."""
         return next((node for node in self.nodes if node.node_id == node_id), None)
+
+    def ownership(self) -> dict[Address, SlotSet]:
+        """Who has which slots, and nothing else."""
+        return {shard.master.address: shard.slots for shard in self.shards}
 
     def is_same(self, other: ClusterMap) -> bool:
         """Whether another map says the same."""
@@ -199,8 +203,7 @@ def _listed(reply: object) -> list[Any]:
 def _fields(reply: object) -> dict[str, Any]:
     """Names and values, as a map (RESP3) or a flat list (RESP2)."""
     if isinstance(reply, dict):
-        pairs: Iterable[tuple[object, object]] = reply.items()  # pyright: ignore[reportUnknownVariableType]  # any keys
-        return {as_text(name): value for name, value in pairs}
+        return {as_text(name): value for name, value in cast("dict[object, Any]", reply).items()}
     flat = _listed(reply)
     return {as_text(name): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 

@@ -38,6 +38,8 @@ class ClusterViews:
         self.epoch: int = -1
         # Redirections that the map did not know of, and that no answer has confirmed yet.
         self._told: dict[int, Address] = {}
+        # Whether the last answer says something else than the redirections that had come by then.
+        self.contradicted: bool = False
         # Who answered last.
         self._source: Address | None = None
         # Each node that was asked and did not answer, and why.
@@ -64,13 +66,16 @@ class ClusterViews:
         """
         best = max(answers, key=lambda pair: (self.is_enough(pair[1]), pair[1].is_ok, pair[1].epoch), default=None)
         if best is None:
+            self.contradicted = bool(self._told)
             return False
         self._source, answer = best
         self.problems.clear()
         self.epoch = answer.epoch
         old = self.map
         new = ClusterMap(answer.shards, 1 if old is None else old.version + 1)
-        # What nobody confirms was wrong, or has been overtaken.
+        # What nobody confirms was wrong, or has been overtaken; or the answer was given before.
+        owners = ((new.owner(slot), address) for slot, address in self._told.items())
+        self.contradicted = any(owner is None or owner.address != address for owner, address in owners)
         self._told.clear()
         if old is not None and new.is_same(old):
             return False

@@ -80,7 +80,7 @@ _SENTINEL_READS: Final = frozenset(
 _NEVER_AGAIN: Final = frozenset({"SHUTDOWN"})
 
 # What a script, function or transaction answers may come from inside of it, after part of it has run.
-_HAS_A_BODY: Final = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO", "EXEC"})
+HAS_A_BODY: Final = frozenset({"EVAL", "EVALSHA", "EVAL_RO", "EVALSHA_RO", "FCALL", "FCALL_RO", "EXEC"})
 
 
 class Place(enum.Enum):
@@ -166,7 +166,7 @@ def never_ran(command: Command, error: RedisError, *, follows_master: bool) -> b
 
     That the server is no master is worth another try only to one who looks up the master each time.
     """
-    if command.name in _HAS_A_BODY or _was_called_off(error):
+    if command.name in HAS_A_BODY or _was_called_off(error):
         return False
     verdict = verdict_of(error)
     return verdict in (Verdict.WAIT, Verdict.RECONNECT) or (verdict is Verdict.LOOK_AGAIN and follows_master)

@@ -30,11 +30,13 @@ __all__ = [
     "CommandOutcomeUnknown",
     "ConfigError",
     "HashSeedMismatch",
+    "KeysInDifferentSlots",
     "LeaseLost",
     "MasterNotFound",
     "NoReplicaAvailable",
     "NoSentinelReachable",
     "ProtocolError",
+    "RedirectionLoop",
     "ResponseTimeout",
     "RoleMismatch",
     "ScanError",
@@ -97,6 +99,17 @@ class CommandNotShareable(SentinelScanError):
 
     The message says how to have a connection of one's own for it: ``async with client.dedicated() as lease``.
     """
+
+
+class KeysInDifferentSlots(SentinelScanError, redis_errors.CrossSlotTransactionError):
+    """A command, a transaction or what was watched has keys in several slots of a cluster; nothing was sent.
+
+    `slots` are their slots. Keys with the same hash tag (``{user:1}:name``, ``{user:1}:mail``) are in one slot.
+    """
+
+    def __init__(self, message: str, slots: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.slots = slots
 
 
 class TopologyUnavailable(SentinelScanError):
@@ -180,6 +193,18 @@ class ClusterNotFound(SentinelScanError, redis_errors.ConnectionError):
     def __init__(self, message: str, nodes: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.nodes: dict[str, str] = dict(nodes or {})
+
+
+class RedirectionLoop(SentinelScanError, redis_errors.ClusterError):
+    """The nodes of a cluster sent a command to each other in a circle, for seconds: they do not agree whose a slot is.
+
+    It did not run. `slot` is the slot, `nodes` the addresses that it was sent to, in order.
+    """
+
+    def __init__(self, message: str, slot: int = -1, nodes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.slot = slot
+        self.nodes = nodes
 
 
 # ---- A command's fate ------------------------------------------------------------------------------------------

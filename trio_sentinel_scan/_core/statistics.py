@@ -1,4 +1,4 @@
-"""Counts of what a client's shared connection has done: what an operator asks when commands were slow or failed."""
+"""Counts of what a client's shared connections have done: what an operator asks when commands were slow or failed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Counters:
     unavailable: int = 0
     turned_away: int = 0
     connections: int = 0
+    first_connections: int = 0
+    redirected: int = 0
 
     def snapshot(self, *, in_flight: int, waiting: int) -> ClientStatistics:
         """What they are now."""
@@ -28,7 +30,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class ClientStatistics:
-    """What became of the commands on a client's shared connection, since the client was made.
+    """What became of the commands on a client's shared connection (one for each node), since the client was made.
 
     A batch (a pipeline) counts as one.
 
@@ -40,7 +42,9 @@ class ClientStatistics:
     - `unavailable`: those that ended in `ServerUnavailable`.
     - `turned_away`: those that ended in `TooManyCommandsWaiting`.
     - `connections`: connections made; the first one counts.
+    - `first_connections`: those of them that were the first: one, or with a cluster one for each node.
     - `reconnects`: those that were made after the first.
+    - `redirected`: commands that a cluster's node sent to another one (MOVED, ASK), each time.
     - `in_flight`: commands whose reply is awaited now, those without a caller too.
     - `waiting`: commands that wait for a server now.
     """
@@ -53,10 +57,12 @@ class ClientStatistics:
     unavailable: int
     turned_away: int
     connections: int
+    first_connections: int
+    redirected: int
     in_flight: int
     waiting: int
 
     @property
     def reconnects(self) -> int:
         """Connections made after the first."""
-        return max(0, self.connections - 1)
+        return self.connections - self.first_connections

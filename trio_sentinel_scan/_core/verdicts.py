@@ -8,12 +8,11 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from redis import exceptions as redis_errors
 from redis._parsers import BaseParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from redis import exceptions as redis_errors
 
 __all__ = ["Verdict", "error_code", "parse_error_reply", "verdict_of"]
 
@@ -63,7 +62,12 @@ def parse_error_reply(text: str) -> redis_errors.RedisError:
 
     An unknown command's reply repeats its arguments, which may be keys: that part is cut off.
     """
-    return _parse(text.partition(", with args beginning with:")[0])
+    text = text.partition(", with args beginning with:")[0]
+    try:
+        return _parse(text)
+    except ValueError:
+        # A redirection that leads nowhere: a script may answer with any text.
+        return redis_errors.ResponseError(text)
 
 
 def error_code(error: redis_errors.RedisError) -> str:

@@ -1,27 +1,20 @@
-"""What the clients have in common: their connections, and all that is done over them."""
+"""What the clients of one server or service have in common: their connections, and all that is done over them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
-from redis.client import EMPTY_RESPONSE, NEVER_DECODE
-from redis.exceptions import ResponseError
 
-from .._core.commands import Command, Place
 from .._core.messages import OnFull, checked_subscriber_options
 from .._core.scan_options import checked_scan_options
-from .._core.statistics import ClientStatistics
+from .calls import Calls
 from .collection_scans import CollectionScans
-from .command_set import Dialect
-from .iterators import HOME, Iterators
 from .lease import Lease, open_lease
 from .nurseries import open_service_nursery
-from .opened_once import OpenedOnce
 from .own_connection import PoolRunner
-from .pipeline import PipelineOwner
 from .pool import ConnectionPool
 from .pubsub import Subscriber, open_subscriber
 from .replica_source import ReplicaSource
@@ -32,27 +25,20 @@ from .telemetry import find_telemetry
 
 if TYPE_CHECKING:
     from .._core.seen_keys import SeenKeys
-    from .._core.wire import Reply
 
 __all__ = ["BaseClient"]
 
-_RAISE: Final = object()
 
-
-class BaseClient(OpenedOnce, CollectionScans, Iterators, PipelineOwner):  # type: ignore[misc]  # as in redis-py's own client
+class BaseClient(Calls, CollectionScans):  # type: ignore[misc]  # as in redis-py's own client
     """What the clients have in common. Commands are redis-py's, by its own mixins and response callbacks."""
 
     def __init__(self, source: SingleServer | SentinelService) -> None:
         settings = source.settings
         self._source = source
-        self._settings = settings
         self._shared = SharedConnection(source)
         # For leases, blocking commands and WATCH.
         self._pool = ConnectionPool(source)
-        super().__init__(Dialect(settings), PoolRunner(self._pool, self._shared, source))
-        self._read = self._dialect.read
-        self._callbacks = self._dialect.callbacks
-        self._resp2_callbacks = self._dialect.resp2_callbacks
+        super().__init__(settings, self._shared, PoolRunner(self._pool, self._shared, source))
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:
@@ -240,43 +226,3 @@ class BaseClient(OpenedOnce, CollectionScans, Iterators, PipelineOwner):  # type
         )
         self._check_open()
         return open_subscriber(options, self._source, self._dialect.encoder)
-
-    async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Run one command, given as its words, and return its reply as redis-py would.
-
-        While the master is away it waits for the next one, up to `failover_timeout`. A command that is known not to
-        have run, or that only reads, is sent again; else `CommandOutcomeUnknown` tells that it may have run.
-        """
-        self._check_open()
-        decode, home, instead_of_error = True, None, _RAISE
-        if options:
-            decode = options.pop(NEVER_DECODE, None) is None
-            home = options.pop(HOME, None)
-            instead_of_error = options.pop(EMPTY_RESPONSE, _RAISE)
-            options.pop("keys", None)
-        try:
-            command = self._read(args)
-            if command.place is Place.SHARED:
-                reply, protocol = await self._shared.execute(command, decode=decode, home=home)
-            else:
-                reply, protocol = await self._run_elsewhere(command, decode=decode)
-        except ResponseError:
-            if instead_of_error is _RAISE:
-                raise
-            reply = instead_of_error
-        else:
-            callbacks = self._callbacks if protocol == 3 or self._settings.protocol == 2 else self._resp2_callbacks
-            callback = callbacks.get(args[0].upper()) if isinstance(args[0], str) else None
-            if callback is not None:
-                reply = callback(reply, **options)
-                if hasattr(reply, "__await__"):
-                    reply = await reply
-        # A reply that is there is returned, even to a caller that is being cancelled: what it tells has happened.
-        return reply  # noqa: ASYNC910 (whoever has a reply has waited for it)
-
-    async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
-        return await self._runner.run_one_alone(command, decode=decode)
-
-    def statistics(self) -> ClientStatistics:
-        """Counts of what became of the commands so far."""
-        return self._shared.statistics()

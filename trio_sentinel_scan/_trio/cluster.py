@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from .._core import config
 from .._core.errors import ConfigError
+from .cluster_commands import ClusterCommands
 from .cluster_monitor import ClusterMonitor
 from .first_connection import connect_to_cluster
 from .nurseries import open_service_nursery
-from .opened_once import OpenedOnce
 from .tls import checked_ssl
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterClient"]
 
 
-class ClusterClient(OpenedOnce):
+class ClusterClient(ClusterCommands):
     """A client of a cluster: it learns of all nodes from those it is given, and follows the slots::
 
     async with ClusterClient([("10.0.0.1", 6379), ("10.0.0.2", 6379)]) as client: ...
@@ -56,11 +56,10 @@ class ClusterClient(OpenedOnce):
           function, from the ``(host, port)`` announced to the one to connect to. TLS checks the announced name.
         - The rest is as in `RedisClient`; a cluster has database 0 only.
         """
-        super().__init__()
         addresses = config.checked_addresses(nodes, "nodes", default_port=config.DATA_PORT)
         if any(address.is_unix for address in addresses):
             raise ConfigError("nodes", "has the path of a Unix socket, and the nodes of a cluster announce no such")
-        self._settings = config.checked_settings(
+        settings = config.checked_settings(
             db=0,
             credentials=config.checked_credentials(username, password, credential_provider),
             ssl=checked_ssl(ssl, "ssl"),
@@ -76,16 +75,19 @@ class ClusterClient(OpenedOnce):
             wait_ready=wait_ready,
             max_connections=max_connections,
         )
-        self._monitor = ClusterMonitor(addresses, self._settings, config.checked_address_map(address_map))
+        monitor = ClusterMonitor(addresses, settings, config.checked_address_map(address_map))
+        super().__init__(settings, monitor)
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:
         async with open_service_nursery() as nursery:
             try:
                 self._monitor.start(nursery)
+                self._start_commands(nursery)
                 await connect_to_cluster(self._monitor, self._settings)
                 yield
             finally:
+                await self._close_commands()  # noqa: ASYNC102 (closing is shielded, and takes no time)
                 await self._monitor.aclose()
 
     def __repr__(self) -> str:

@@ -72,6 +72,8 @@ class ClusterMonitor:
         self._lines: dict[Address, _Line] = {}
         # Set when the map is to be asked for at once; replaced when that begins.
         self._poke = trio.Event()
+        # While a round of asking is under way.
+        self._asking = False
         # Set, and replaced, when a round of asking is over.
         self._round_over = trio.Event()
         self._surveying = trio.Lock()
@@ -107,14 +109,18 @@ class ClusterMonitor:
         self._poke.set()
 
     async def refreshed(self) -> None:
-        """Until the map has been asked for once more. Whoever calls while that is under way waits for the same."""
+        """Until the map has been asked for once more. Nobody was asked before this call."""
+        if self._asking:
+            await self._round_over.wait()
         self._poke.set()
         await self._round_over.wait()
 
     def moved(self, slot: int, address: Address) -> None:
         """A node says that another one has this slot."""
         if self.views.moved(slot, address):
-            self.refresh_soon()
+            if not self._asking:
+                self.refresh_soon()
+            # (Else the answer that is on its way may confirm it: many such come in one moment, from one failover.)
             self._tell()
 
     def dial_address(self, announced: Address) -> Address:
@@ -184,6 +190,7 @@ class ClusterMonitor:
 
     async def _refresh(self) -> None:
         self.refreshes += 1
+        self._asking = True
         answers: list[tuple[Address, MapAnswer]] = []
         self._refused = None
         for address in self.views.candidates():
@@ -198,8 +205,11 @@ class ClusterMonitor:
             answers.append((address, answer))
             if self.views.is_enough(answer):
                 break
+        self._asking = False
         if self.views.answered(answers):
             self._tell()
+        if self.views.contradicted:
+            self.refresh_soon()
         await self._hang_up_on_strangers()
 
     async def _ask_for_map(self, address: Address) -> MapAnswer:

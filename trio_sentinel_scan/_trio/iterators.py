@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final, cast
 
 import trio
@@ -11,7 +11,7 @@ from redis.typing import KeyT, PatternT
 from .._core.cursor_home import CursorHome
 from .command_set import CommandSet
 
-__all__ = ["HOME", "Iterators"]
+__all__ = ["HOME", "Iterators", "words_of"]
 
 # An option of `execute_command` that redis-py does not have: whose cursors these are.
 HOME: Final = "_cursor_home"
@@ -27,7 +27,7 @@ class Iterators(CommandSet):
 
         `open_scan` begins again by itself instead, and it is faster.
         """
-        words = _words(MATCH=match, COUNT=count, TYPE=_type)
+        words = words_of(MATCH=match, COUNT=count, TYPE=_type)
         async for key in self._iterate(("SCAN",), words, options):
             yield key
 
@@ -35,7 +35,7 @@ class Iterators(CommandSet):
         self, name: KeyT, match: PatternT | None = None, count: int | None = None
     ) -> AsyncGenerator[Any]:
         """redis-py's `sscan_iter`; it raises as `scan_iter` does."""
-        async for member in self._iterate(("SSCAN", name), _words(MATCH=match, COUNT=count), {}):
+        async for member in self._iterate(("SSCAN", name), words_of(MATCH=match, COUNT=count), {}):
             yield member
 
     async def zscan_iter(  # type: ignore[override]  # noqa: ASYNC900
@@ -47,7 +47,7 @@ class Iterators(CommandSet):
     ) -> AsyncGenerator[Any]:
         """redis-py's `zscan_iter`; it raises as `scan_iter` does."""
         options = {"score_cast_func": score_cast_func}
-        async for pair in self._iterate(("ZSCAN", name), _words(MATCH=match, COUNT=count), options):
+        async for pair in self._iterate(("ZSCAN", name), words_of(MATCH=match, COUNT=count), options):
             yield pair
 
     async def hscan_iter(  # type: ignore[override]  # noqa: ASYNC900
@@ -58,23 +58,31 @@ class Iterators(CommandSet):
         no_values: bool | None = None,  # noqa: FBT001 (redis-py's)
     ) -> AsyncGenerator[Any]:
         """redis-py's `hscan_iter`; it raises as `scan_iter` does."""
-        words = (*_words(MATCH=match, COUNT=count), *(("NOVALUES",) if no_values else ()))
+        words = (*words_of(MATCH=match, COUNT=count), *(("NOVALUES",) if no_values else ()))
         async for item in self._iterate(("HSCAN", name), words, {"no_values": no_values}):
             yield item
 
     async def _iterate(  # noqa: ASYNC900
-        self, begin: tuple[Any, ...], words: tuple[Any, ...], options: dict[str, Any]
+        self,
+        begin: tuple[Any, ...],
+        words: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        before_each: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Any]:
         cursor, home = 0, CursorHome()
         while True:
             found: Any
             cursor, found = await cast("Any", self).execute_command(*begin, cursor, *words, **options, **{HOME: home})
             for item in found.items() if hasattr(found, "items") else found:
+                if before_each is not None:
+                    before_each()
                 yield item  # noqa: ASYNC911 (of one reply)
             await trio.lowlevel.checkpoint()
             if cursor == 0:
                 return
 
 
-def _words(**given: Any) -> tuple[Any, ...]:
+def words_of(**given: Any) -> tuple[Any, ...]:
+    """Options with their values, as words of a command."""
     return tuple(word for name, value in given.items() if value is not None for word in (name, value))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._core.identity import ServerIdentity
     from .._core.wire import Reply
     from .command_set import Dialect
-    from .pool import ConnectionPool, Loan
+    from .pool import ConnectionPool, Loan, Where
 
 __all__ = ["Lease", "open_lease"]
 
@@ -55,7 +55,7 @@ class _LeaseRunner:
             raise reply
         return reply, protocol
 
-    async def take(self) -> Loan:
+    async def take(self, command: Command) -> Loan:  # noqa: ARG002 (it is all the same)
         # There is no other one: without this, `transaction` would begin again for ever.
         self._loan.check()
         return self._loan  # noqa: ASYNC910 (it is there)
@@ -105,9 +105,9 @@ class Lease(PipelineOwner):
 
 
 @asynccontextmanager
-async def open_lease(dialect: Dialect, pool: ConnectionPool) -> AsyncGenerator[Lease]:
-    """A lease for the block. Raises what `ConnectionPool.take` does."""
-    loan = await pool.take()
+async def open_lease(dialect: Dialect, pool: ConnectionPool, where: Where | None = None) -> AsyncGenerator[Lease]:
+    """A lease for the block, of a connection to whom `where` names. Raises what `ConnectionPool.take` does."""
+    loan = await pool.take(where)
     try:
         yield Lease(dialect, loan)
     finally:

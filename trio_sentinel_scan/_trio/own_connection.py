@@ -112,7 +112,7 @@ class PoolRunner:
             raise reply
         return reply, protocol
 
-    async def take(self) -> Loan:
+    async def take(self, command: Command) -> Loan:  # noqa: ARG002 (it is all the same)
         """A connection for WATCH. Raises what `ConnectionPool.take` does."""
         return await self._pool.take()
 

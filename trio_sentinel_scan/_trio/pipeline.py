@@ -57,8 +57,8 @@ class Runner(Protocol):
         """One command, whose error reply is raised."""
         ...
 
-    async def take(self) -> Loan:
-        """A connection for WATCH, to be given back."""
+    async def take(self, command: Command) -> Loan:
+        """A connection for WATCH and what follows, to be given back; `command` is the first one that it is for."""
         ...
 
     async def give_back(self, loan: Loan) -> None:
@@ -219,10 +219,10 @@ class Pipeline(_Commands):
         """Run a command at once on the connection that watches; raises WatchError if that was lost."""
         command = self._dialect.read(args, leased=True)
         if self._loan is None:
-            self._loan = await self._runner.take()
+            self._loan = await self._runner.take(command)
         loan = self._loan
         try:
-            (reply,) = await loan.ask([command], [NEVER_DECODE not in options])
+            (reply,) = await self._ask(loan, [command], [NEVER_DECODE not in options])
         except (ServerConnectionError, ResponseTimeout) as error:
             await self.reset()  # noqa: ASYNC120 (whoever cancels wants to hear of nothing else)
             # Nothing that was watched, or read, holds any more. WATCH itself only reads.
@@ -308,20 +308,31 @@ class Pipeline(_Commands):
     ) -> tuple[list[Reply], int]:
         loan = self._loan
         if loan is None:
-            alone = needs_own_connection(commands, transaction=transaction)
-            run = self._runner.run_alone if alone else self._runner.run
-            return await run(commands, decode)
+            return await self._run(commands, decode, alone=needs_own_connection(commands, transaction=transaction))
         try:
-            replies = await loan.ask(commands, decode)
+            replies = await self._ask(loan, commands, decode)
         except LeaseLost as error:
             raise self._unwatched(loan) from error
         except (ServerConnectionError, ResponseTimeout) as error:
             raise outcome_unknown(commands, loan.server.address, loan.lost) from error
-        refusal = refused_unrun(commands, replies, follows_master=self._runner.follows_master)
+        refusal = self._refusal(commands, replies)
         if refusal is not None:
             msg = "The server that watched refuses the transaction: it is not the master any more, or busy."
             raise WatchError(msg) from refusal
         return replies, loan.state.protocol
+
+    async def _run(
+        self, commands: Sequence[Command], decode: Sequence[bool], *, alone: bool
+    ) -> tuple[list[Reply], int]:
+        run = self._runner.run_alone if alone else self._runner.run
+        return await run(commands, decode)
+
+    async def _ask(self, loan: Loan, commands: Sequence[Command], decode: Sequence[bool]) -> list[Reply]:
+        return await loan.ask(commands, decode)
+
+    def _refusal(self, commands: Sequence[Command], replies: Sequence[Reply]) -> RedisError | None:
+        """What proves that the server which watched did not run the transaction."""
+        return refused_unrun(commands, replies, follows_master=self._runner.follows_master)
 
     async def _result_of(self, number: int, one: Queued, reply: Reply, protocol: int, *, raise_on_error: bool) -> Any:
         if isinstance(reply, RedisError):

@@ -6,7 +6,7 @@ Whoever waits for one is served in the order of coming. A connection is returned
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
@@ -26,18 +26,21 @@ from .._core.handshake import unfit_for_scanning
 from .._core.wire import encode_commands
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .._core.commands import Command
     from .._core.identity import ServerIdentity
     from .._core.scan_steps import Target
     from .._core.wire import Reply
     from .connection import Connection
-    from .sources import SentinelService, SingleServer
+    from .sources import ClusterNodes, SentinelService, SingleServer
 
-__all__ = ["ConnectionPool", "Loan"]
+__all__ = ["ConnectionPool", "Loan", "Where"]
 
 logger = logging.getLogger("trio_sentinel_scan.client")
+
+# Which server a connection is to be to, at the moment; None: it is not known.
+Where: TypeAlias = "Callable[[], Target | None]"
 
 # Seconds between two attempts to reach a server that is away.
 RETRY_PERIOD = 0.1
@@ -112,16 +115,17 @@ class Loan:
 class ConnectionPool:
     """The connections of one client beside the shared one, all to its present server."""
 
-    def __init__(self, source: SingleServer | SentinelService) -> None:
+    def __init__(self, source: SingleServer | SentinelService | ClusterNodes) -> None:
         self._source = source
         # Its places: one for each connection that is out. First come, first served.
         self._room = trio.Semaphore(source.settings.max_connections)
         # At rest, the last one used at the end. Invariant: each is for the present target.
         self._idle: list[tuple[Connection, Target]] = []
         self._out: set[Loan] = set()
-        # Around each wait for a place, to be ended with the client, and each attempt to connect, with its target.
+        # Around each wait for a place, to be ended with the client, and each attempt to connect, with its target and
+        # what says whether that is the one still.
         self._waits: set[trio.CancelScope] = set()
-        self._attempts: set[trio.CancelScope] = set()
+        self._attempts: dict[trio.CancelScope, tuple[Target, Where]] = {}
         self._nursery: trio.Nursery | None = None
         # Invariant: while True, there is no connection, in or out, and none is made.
         self._closed = True
@@ -136,7 +140,7 @@ class ConnectionPool:
         """Close every connection, those that are out too, and make no other."""
         self._closed = True
         self._source.on_change.discard(self._leave_old_master)
-        for scope in self._waits | self._attempts:
+        for scope in (*self._waits, *self._attempts):
             scope.cancel(reason="the client was closed")
         for loan in list(self._out):
             loan.lost = loan.lost or "the client was closed"
@@ -145,9 +149,9 @@ class ConnectionPool:
             connection, _ = self._idle.pop()
             await connection.aclose()
 
-    async def take(self) -> Loan:
+    async def take(self, where: Where | None = None) -> Loan:
         """A connection to the present server, to be given back. It waits for its turn, however long that takes, and
-        then for a server up to `failover_timeout`.
+        then for a server up to `failover_timeout`. `where` says which server that is, if there are several.
 
         Raises ServerUnavailable, AuthenticationFailed, ProtocolError, ClientClosed.
         """
@@ -158,7 +162,7 @@ class ConnectionPool:
             finally:
                 self._waits.discard(turn)
             try:
-                loan = Loan(*await self._connected())
+                loan = Loan(*await self._connected(where or self._present))
             except BaseException:
                 self._room.release()
                 raise
@@ -170,7 +174,7 @@ class ConnectionPool:
         """A loan is over."""
         self._out.discard(loan)
         self._room.release()
-        reusable = loan.reusable and not self._closed and loan.target.version == self._source.target.version
+        reusable = loan.reusable and not self._closed and self._is_present(loan.target)
         # Whoever still has the loan in hand must not use what is somebody else's from now on.
         loan.lost = loan.lost or "it was given back"
         if reusable:
@@ -178,43 +182,65 @@ class ConnectionPool:
         else:
             await loan.connection.aclose()
 
-    async def _connected(self) -> tuple[Connection, Target]:  # noqa: ASYNC910 (its caller has waited for its turn)
+    def _present(self) -> Target | None:
+        """The server that there are connections to."""
+        return self._source.target
+
+    def _is_present(self, target: Target) -> bool:
+        """Whether a connection to this one is of use to the next one to come."""
+        return target.version == self._source.target.version
+
+    async def _connected(self, where: Where) -> tuple[Connection, Target]:  # noqa: ASYNC910 (its caller has waited)
         deadline = trio.current_time() + self._source.failover_timeout
-        problem: Exception = ServerConnectionError(f"{self._source.target.address} did not take a connection")
+        problem: Exception | None = None
         while True:
             if self._closed:
                 raise self._was_closed()
-            while self._idle:
-                idle, of = self._idle.pop()
-                if idle.usable and idle.is_quiet:
-                    return idle, of
-                await idle.aclose()
-            target = self._source.target
-            try:
-                # No await lies between its last look at the target and the return: it is to the master now.
-                connection = await self._connect(target, deadline)
-                if connection is not None:
-                    return connection, target
-            except (ServerConnectionError, ResponseTimeout) as error:
-                problem = error
+            target = where()
+            if target is not None:
+                if (found := await self._idle_to(target)) is not None:
+                    return found
+                try:
+                    # No await lies between its last look at the target and the return: it is to the master now.
+                    connection = await self._connect(target, where, deadline)
+                    if connection is not None:
+                        return connection, target
+                except (ServerConnectionError, ResponseTimeout) as error:
+                    problem = error
             if trio.current_time() >= deadline:
-                msg = f"no server gave a connection within {self._source.failover_timeout:g} s: {problem}"
+                said = problem or (f"{target.address} did not take a connection" if target else "nobody has the slot")
+                msg = f"no server gave a connection within {self._source.failover_timeout:g} s: {said}"
                 raise ServerUnavailable(msg) from problem
-            if self._source.target.version == target.version:
+            if target is None or _is_same(target, where()):
                 await trio.sleep(RETRY_PERIOD)
 
-    async def _connect(self, target: Target, deadline: float) -> Connection | None:
+    async def _idle_to(self, target: Target) -> tuple[Connection, Target] | None:  # noqa: ASYNC910 (as above)
+        """The connection to `target` that was used last, if it is still good; that of others are left alone."""
+        for at in reversed(range(len(self._idle))):
+            idle, of = self._idle[at]
+            if _is_same(of, target):
+                del self._idle[at]
+                if idle.usable and idle.is_quiet:
+                    return idle, of  # noqa: ASYNC910 (as above)
+                await idle.aclose()
+        return None  # noqa: ASYNC910 (as above)
+
+    async def _connect(self, target: Target, where: Where, deadline: float) -> Connection | None:
         """A connection to `target`; None if another master was named meanwhile, or the time was up."""
+        if len(self._idle) + len(self._out) >= self._source.settings.max_connections and self._idle:
+            # (To other servers than this.)
+            oldest, _ = self._idle.pop(0)
+            await oldest.aclose()
         with trio.move_on_at(deadline) as attempt:
-            self._attempts.add(attempt)
+            self._attempts[attempt] = target, where
             try:
                 connection = await self._source.connect(target)
             finally:
-                self._attempts.discard(attempt)
+                del self._attempts[attempt]
             greeting = connection.greeting
             assert greeting is not None
             unfit = unfit_for_scanning(greeting.role, target.address, wants_master=self._source.wants_master)
-            if self._closed or self._source.target.version != target.version:
+            if self._closed or not _is_same(target, where()):
                 await connection.aclose()
                 return None
             # A replica that is still loading may be talked to; a "master" that says it is none may not.
@@ -228,8 +254,7 @@ class ConnectionPool:
     def _leave_old_master(self) -> None:
         target = self._source.target
         reason = f"MASTER_CHANGE: the master is {target.address}"
-        for attempt in self._attempts:
-            attempt.cancel(reason=reason)
+        self._end_attempts(reason)
         left = [connection for connection, of in self._idle if of.version != target.version]
         self._idle = [(connection, of) for connection, of in self._idle if of.version == target.version]
         for loan in self._out:
@@ -240,6 +265,16 @@ class ConnectionPool:
             for connection in left:
                 self._nursery.start_soon(connection.aclose)
 
+    def _end_attempts(self, reason: str) -> None:
+        """Those that are not to the right server any more."""
+        for attempt, (target, where) in self._attempts.items():
+            if not _is_same(target, where()):
+                attempt.cancel(reason=reason)
+
     @staticmethod
     def _was_closed() -> ClientClosed:
         return ClientClosed("the client is not open (any more): there is no connection to be had")
+
+
+def _is_same(target: Target, other: Target | None) -> bool:
+    return other is not None and (target.address, target.version) == (other.address, other.version)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .cluster_monitor import ClusterMonitor
     from .telemetry import Telemetry
 
-__all__ = ["NodeSource", "SentinelService", "SingleServer"]
+__all__ = ["ClusterNodes", "NodeSource", "SentinelService", "SingleServer"]
 
 logger = logging.getLogger("trio_sentinel_scan.connection")
 
@@ -128,6 +128,36 @@ class NodeSource(SingleServer):
     def __init__(self, settings: ClientSettings, monitor: ClusterMonitor, address: Address) -> None:
         super().__init__(settings, address)
         self.monitor: ClusterMonitor = monitor
+
+    async def connect(self, target: Target) -> Connection:
+        try:
+            return await super().connect(target)
+        except SentinelScanError:
+            # Another node may have its slots: look now, not at the next poll.
+            self.monitor.refresh_soon()
+            raise
+
+    def dial_address(self, announced: Address) -> Address:
+        return self.monitor.dial_address(announced)
+
+    def look_again(self) -> None:
+        self.monitor.refresh_soon()
+
+
+class ClusterNodes(_Source):
+    """All nodes of a cluster: who connects says to which."""
+
+    wants_master = False
+
+    def __init__(self, settings: ClientSettings, monitor: ClusterMonitor) -> None:
+        super().__init__(settings)
+        self.monitor: ClusterMonitor = monitor
+        self.on_change: set[Callable[[], None]] = monitor.on_change
+
+    @property
+    def target(self) -> Target:
+        """Any of the masters."""
+        return Target(self.monitor.map.masters[0].address)
 
     async def connect(self, target: Target) -> Connection:
         try:

@@ -7,6 +7,7 @@ has no children, and a scan's span lives in several tasks.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -58,17 +59,33 @@ class Telemetry:
             core.TOPOLOGY_EVENTS, unit="{event}", description="What happened to the service, by kind."
         )
 
-    def observing(self, execute: Callable[..., Awaitable[Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
-        """`execute_command`, with a span and a duration for each command."""
+    def observing(
+        self,
+        execute: Callable[..., Awaitable[Any]],
+        address_for: Callable[[tuple[Any, ...]], Address] | None = None,
+    ) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """`execute_command`, with a span and a duration for each command.
+
+        `address_for` says which server a command goes to at the moment, if that is not the same for all.
+        """
 
         def execute_command(*args: Any, **options: Any) -> Coroutine[Any, Any, Any]:
-            return self.operation(core.operation_name(args), execute(*args, **options))
+            where = None if address_for is None else partial(address_for, args)
+            return self.operation(core.operation_name(args), execute(*args, **options), where=where)
 
         return execute_command
 
-    async def operation(self, name: str, work: Awaitable[T], *, batch_size: int | None = None) -> T:
+    async def operation(
+        self,
+        name: str,
+        work: Awaitable[T],
+        *,
+        batch_size: int | None = None,
+        where: Callable[[], Address] | None = None,
+    ) -> T:
         """Await `work`, the operation of this name; `batch_size` for one that is made of several."""
-        address = self._where()
+        where = where or self._where
+        address = where()
         said: core.Attributes = {"db.operation.name": name, **core.server_attributes(address, self._db)}
         span = self._start(name, said if batch_size is None else {**said, "db.operation.batch.size": batch_size})
         started = trio.current_time()
@@ -80,7 +97,7 @@ class Telemetry:
             said |= failure
             raise
         finally:
-            span.set_attributes(core.peer_attributes(self._where()))
+            span.set_attributes(core.peer_attributes(where()))
             span.end()
             self._duration.record(trio.current_time() - started, said)
 

@@ -5,11 +5,13 @@
 # network.py                       memory streams between a client and a program: hanging, cutting, slicing, killing
 # scan_proxy.py                    several data servers behind one address, with a SCAN over all of them
 # world.py                         one Sentinel service put together from these, and what can befall it
+# cluster.py                       data servers that share the slots, send commands to each other, and disagree
 # running.py                       trio.run on a clock that jumps; cancelling a task at its n-th step
 """Fake servers and Sentinels over memory streams."""
 
 from __future__ import annotations
 
+from .cluster import ClusterServer as ClusterServer, FakeCluster as FakeCluster
 from .data_server import DataServer as DataServer, User as User, Value as Value
 from .network import (
     HANG_UP as HANG_UP,
