@@ -18,13 +18,14 @@ from .certificate import changed_role, lost_link
 from .cursor import CursorFormat
 from .details import WaitingRoom
 from .identity import Role
+from .lane_segments import lane_segments
 from .pacing import Pacing
 from .scan_replies import ROLE_REQUEST, ScanEncoder
 from .segments import Ask, Segments, auto_segments
 from .verdicts import Verdict, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .certificate import Basis
     from .details import Questions
@@ -121,11 +122,15 @@ class Sweep:
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
         collection = options.collection
-        self._segments_at = partial(
-            Segments,
-            form,
-            may_be_small=collection is not None,
-            has_pairs=collection is not None and collection.has_pairs,
+        self._segments_at: Callable[..., Segments] = (
+            partial(
+                Segments,
+                form,
+                may_be_small=collection is not None,
+                has_pairs=collection is not None and collection.has_pairs,
+            )
+            if options.lane is None
+            else partial(lane_segments, options.lane, form)
         )
         self._segments = self._segments_at(number, cursor=cursor, cursors=cursors)
         self._pacing = Pacing(options.count, options.duty)
@@ -308,7 +313,7 @@ class Sweep:
                         return Yield(_joined(brought), error=trouble, wait=wait)
                     wait = trouble
                     self.told_to_wait = True
-            before = len(brought)
+            before, dropped = len(brought), self._segments.dropped
             of_this = replies[place : place + this.left]
             for reply in of_this:
                 ask = self._on_their_way.popleft()
@@ -335,7 +340,7 @@ class Sweep:
                 came_on = True
                 if keys:
                     brought.append(keys)
-            this.keys += sum(map(len, brought[before:]))
+            this.keys += sum(map(len, brought[before:])) + self._segments.dropped - dropped
             this.left -= len(of_this)
             place += len(of_this)
             if this.left == 0:
