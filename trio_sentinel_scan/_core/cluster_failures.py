@@ -54,10 +54,10 @@ def not_certified(
     lane: Lane | None, slots: SlotSet, reason: str, failover_timeout: float, summary: ScanSummary, *, by_majority: bool
 ) -> ScanNotCertified:
     """Nobody can vouch for these slots."""
-    what = "could not be scanned" if lane is None else f"were swept at node {lane.node_id[:8]}, but not certified,"
+    what = "not scanned" if lane is None else f"swept at node {lane.node_id[:8]}, but not certified"
     hint = '; certify="role" would accept each node\'s own word' if by_majority else ""
     return ScanNotCertified(
-        f"{describe_slots(slots)} {what} within {failover_timeout:g} s (failover_timeout): {reason}{hint}", summary
+        f"{describe_slots(slots)}: {what} within {failover_timeout:g} s (failover_timeout): {reason}{hint}", summary
     )
 
 

@@ -113,10 +113,14 @@ class Standing:
         """Why a node's slots cannot be vouched for now, whatever it says; "" if they can."""
         if self.missing:
             return f"{len(self.missing)} of the masters could not be asked which slots are on their way to them"
-        state = self.masters[node_id].state
-        # With a slot uncovered, no node is "ok": that is another matter.
-        if state not in {"", "ok"} and not ALL_SLOTS & ~self.claimed:
-            return f"the node says that the cluster's state is {state!r}"
+        account = self.masters[node_id]
+        seen = NO_SLOTS
+        for line in account.lines.values():
+            if line.is_master:
+                seen |= line.slots
+        # For a node that misses the owner of any slot, the cluster is not "ok": it need not be cut off for that.
+        if account.state not in {"", "ok"} and seen == ALL_SLOTS:
+            return f"the node says that the cluster's state is {account.state!r}"
         return ""
 
     def _by_majority(self) -> dict[str, SlotSet]:
