@@ -91,9 +91,9 @@ async def test_it_may_be_forbidden_to_begin_again(server_binary: ServerBinary) -
     """By `on_failover` and by `max_restarts`."""
     async with LocalCluster(binary=server_binary) as cluster, open_client(cluster) as client:
         keys = await cluster.fill(3_000)
-        for arguments in ({"on_failover": "raise"}, {"max_restarts": 0}):
+        for slot, arguments in ((8_000, {"on_failover": "raise"}), (12_000, {"max_restarts": 0})):
             account = ClusterAccount()
-            master = await cluster.owner(8_000)
+            master = await cluster.owner(slot)
             async with client.open_scan(**SLOW, **arguments) as pages:  # type: ignore[arg-type]  # several kinds
                 await account.take_until_at(pages, master)
                 await cluster.failover(master)
@@ -240,8 +240,13 @@ async def test_one_node_alone(each_server_binary: ServerBinary) -> None:
         async with client.open_scan(node=three.address, count=20, segments=1, prefetch=0) as pages:
             await account.take(pages)
             await cluster.failover(three)
-            with pytest.raises(ScanInterrupted, match="have gone to other nodes"):
-                await account.take_the_rest(pages)
+            await account.take_the_rest(pages)
+        # It is a replica now, and still the node that was asked for.
+        assert set(account.keys()) == await three.keys()
+        assert account.nodes == [await three.node_id()]
+        assert pages.summary.epoch == 1
+        assert pages.summary.certificate is not None
+        assert pages.summary.certificate.role == "slave"
         with pytest.raises(ConfigError, match="neither the id nor the address"):
             client.open_scan(node="10.0.0.1:7000")
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import NoReplicaAvailable, ScanInterrupted, ScanNotCertified, ScanRestartsExhausted, SlotsNotCovered
+from .errors import (
+    NoReplicaAvailable,
+    ScanInterrupted,
+    ScanNotCertified,
+    ScanRestartsExhausted,
+    ServerUnavailable,
+    SlotsNotCovered,
+)
 from .slots import SlotSet, describe_slots, ranges_of
 
 if TYPE_CHECKING:
@@ -12,7 +19,15 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .summary import ScanSummary
 
-__all__ = ["all_gone", "interrupted", "no_more_sweeps", "no_replica", "not_certified", "not_covered"]
+__all__ = [
+    "all_gone",
+    "interrupted",
+    "no_more_sweeps",
+    "no_replica",
+    "node_not_there",
+    "not_certified",
+    "not_covered",
+]
 
 
 def interrupted(
@@ -78,4 +93,12 @@ def no_replica(slots: SlotSet, failover_timeout: float) -> NoReplicaAvailable:
     return NoReplicaAvailable(
         f"no replica to scan {describe_slots(slots)} on for {failover_timeout:g} s (failover_timeout);"
         ' fallback="master" would scan the master then'
+    )
+
+
+def node_not_there(node_id: str, failover_timeout: float) -> ServerUnavailable:
+    """The one node to be scanned is no master with slots, nor a replica of one."""
+    return ServerUnavailable(
+        f"node {node_id[:8]} has been no master with slots, nor the replica of one, for {failover_timeout:g} s"
+        " (failover_timeout)"
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from . import cluster_steps as steps
 from .cluster_account import ClusterAccount
-from .cluster_failures import all_gone, interrupted, no_more_sweeps, no_replica, not_certified, not_covered
+from .cluster_failures import all_gone, interrupted, no_more_sweeps, no_replica, node_not_there, not_certified, not_covered
 from .cluster_standing import Standing, Word
 from .cluster_waits import SlotWaits
 from .cursor import CursorFormat
@@ -46,7 +46,7 @@ HESITATION: Final = 0.25
 _NOBODY: Final = "no node has them"
 _UNNAMED: Final = "no majority of the masters names an owner"
 _NO_TARGET: Final = "they are on their way to a node that is not there as a master"
-_NOT_THERE: Final = "the node to be scanned is not there with slots, or its master is not"
+_NOT_THERE: Final = "the node is not there"
 _NO_REPLICA: Final = "there is no replica to scan"
 
 
@@ -191,8 +191,9 @@ class ClusterPlan:
         elif isinstance(error, ScanInterrupted):
             self._sweep_again(sweep, sweep.slots, error.reason, now, keeps_half=lane.covers)
         elif isinstance(error, ServerUnavailable) and self._scan.on_failover == "restart":
-            # Its slots may have another owner. If not, there is nobody to ask.
+            # Its slots may have another owner. If not, there is nobody to ask, and they have waited already.
             self._unreachable[lane.node_id] = error
+            self._waits.began(self._still_wanted(sweep), now - self._failover_timeout)
             self._give_back(sweep)
         else:
             self._fail(error, now)
@@ -334,12 +335,7 @@ class ClusterPlan:
             return NO_SLOTS
         owner_id = self._owner_of_node(standing)
         claimed = None if owner_id is None else standing.own_word(owner_id)
-        if claimed is not None:
-            return slots & ~claimed
-        owned = NO_SLOTS
-        for others in standing.owned.values():
-            owned |= others
-        return slots & owned
+        return NO_SLOTS if claimed is None else slots & ~claimed
 
     def _let_go_of(self, slots: SlotSet, now: float) -> None:
         """Of one node alone: slots that are not its own any more are nothing to it."""
@@ -386,12 +382,19 @@ class ClusterPlan:
             self._waits.update({_NOT_THERE: ALL_SLOTS}, now)
             return
         self._let_go_of(self._gone_from_node(standing, self._pending), now)
+        if self.state in FINAL:
+            return
         waits: dict[str, SlotSet] = {}
         ownerless = self._pending
+        only = None if self.options.node is None else self._owner_of_node(standing)
         # The lowest slots first: an order of its own each time would be hard to follow.
         for owner_id, owned in sorted(standing.owned.items(), key=lambda item: item[1] & -item[1]):
             if slots := self._pending & owned:
                 ownerless &= ~owned
+                if self.options.node is not None and owner_id != only:
+                    # Its slots have another owner, and whose it is itself nobody tells.
+                    _note(waits, _NOT_THERE, slots)
+                    continue
                 self._begin_at_owner(standing, known, owner_id, slots, waits, now)
         self._unreachable = {name: error for name, error in self._unreachable.items() if name in standing.masters}
         _note(waits, _UNNAMED, ownerless & standing.claimed)
@@ -521,6 +524,8 @@ class ClusterPlan:
             error: Exception
             if reason == _NO_REPLICA:
                 error = no_replica(overdue, self._failover_timeout)
+            elif reason == _NOT_THERE:
+                error = node_not_there(self.options.node or "", self._failover_timeout)
             else:
                 error = not_certified(None, overdue, reason, self._failover_timeout, summary, by_majority=by_majority)
             self._fail(error, now)

@@ -37,6 +37,12 @@ class SlotWaits:
             kept.append((now, new))
         self._since = kept
 
+    def began(self, slots: SlotSet, since: float) -> None:
+        """If these slots are found to wait, they have done so since then."""
+        self._since = [(then, left) for then, those in self._since if (left := those & ~slots)]
+        if slots:
+            self._since.append((since, slots))
+
     @property
     def waiting(self) -> SlotSet:
         """All of them."""
