@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .segments import Ask
 
-__all__ = ["NodeSegments", "SlotSegments", "lane_segments"]
+__all__ = ["Choice", "NodeSegments", "SlotSegments", "lane_segments", "parts_of"]
 
 _END: Final = SLOTS << 64
 # Of a segment that has answered: nothing of its first page is remembered, for a key's slot tells whose it is.
@@ -43,7 +43,7 @@ class NodeSegments(Segments):
     ) -> None:
         super().__init__(form, number, cursor=cursor, cursors=cursors)
         self._lane = lane
-        self._choose = _Choice(lane.slots)
+        self._choose = Choice(lane.slots)
 
     def advance(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
         """As in any pass; the keys of other slots are dropped."""
@@ -77,8 +77,7 @@ class SlotSegments(Segments):
         if position <= segment.position:
             return None
         if position > segment.end:
-            first, beyond = segment.start >> 64, segment.end >> 64
-            wanted = [key for key in keys if first <= slot_of(key) < beyond]
+            wanted = _in_range(keys, segment.start >> 64, segment.end >> 64)
             self.dropped += len(keys) - len(wanted)
             keys = wanted
         # Before anything has changed: a key that cannot be decoded ends the scan.
@@ -104,7 +103,11 @@ def parts_of(slots: SlotSet, number: int) -> list[tuple[int, int]]:
     return found
 
 
-class _Choice:
+def _in_range(keys: list[bytes], first: int, beyond: int) -> list[bytes]:
+    return [key for key in keys if first <= slot_of(key) < beyond]
+
+
+class Choice:
     """Which keys are in some slots."""
 
     def __init__(self, slots: SlotSet) -> None:
