@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tests.core._scan_model import asked_in
@@ -79,7 +79,9 @@ class Node:
         return Role("master") if self.master is None else Role("slave", link=self.link)
 
     def line(self) -> NodeLine:
-        flags = {"slave" if self.master is not None else "master", *self.flags} | ({"fail"} if not self.is_up else set())
+        flags = {"slave" if self.master is not None else "master", *self.flags} | (
+            {"fail"} if not self.is_up else set()
+        )
         master_id = None if self.master is None else self.master.node_id
         return NodeLine(ClusterNode(self.node_id, self.address), frozenset(flags), master_id, self.epoch, self.slots)
 
@@ -92,6 +94,9 @@ class Node:
             for key in self.keys:
                 by_slot.setdefault(slot_of(key), []).append(key)
             tables = {slot: Table(keys, seed=seed.encode(), bits=3) for slot, keys in by_slot.items()}
+            if cursor % SLOTS not in tables:
+                # A table that is gone has nothing to go on in.
+                cursor %= SLOTS
             return SlotTables(tables).scan(cursor, count) if tables else (0, [])
         following, keys = Table(self.keys, seed=seed.encode(), bits=5).scan(cursor, count)
         return (following if self.honest else following and 1 << 63 | 1), keys
@@ -184,7 +189,9 @@ class Cluster:
     # -- what is said --
 
     def lines(self) -> dict[str, NodeLine]:
-        return {node.node_id: node.line() for node in self.nodes}
+        found = {node.node_id: node.line() for node in self.nodes}
+        # One that is cut off was replaced: whatever it says, the others think that it has nothing.
+        return {name: replace(line, slots=0) if self.node(name).cut_off_with else line for name, line in found.items()}
 
     def account(self, node: Node) -> NodeAccount:
         lines = self.lines()
@@ -431,4 +438,3 @@ class ClusterDriver:
         assert summary.position == 1.0
         assert summary.keys == sum(map(len, self.pages))
         return summary
-

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
 from tests.real.cluster_scenes import ClusterAccount, can_move_atomically, open_client
+from tests.real.scenes import until
 from trio_sentinel_scan import ConfigError, ScanInterrupted, ScanRestartsExhausted, SlotsNotCovered
 from trio_sentinel_scan._core.slots import set_of, slots_in
 from trio_sentinel_scan.testing import LocalCluster
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
 
 KEYS = 30_000
-SLOW = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
+SLOW: dict[str, Any] = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
 
 
 async def restarted_slots(summary: ScanSummary, node: LocalClusterNode) -> set[int]:
@@ -94,7 +95,7 @@ async def test_it_may_be_forbidden_to_begin_again(server_binary: ServerBinary) -
         for slot, arguments in ((8_000, {"on_failover": "raise"}), (12_000, {"max_restarts": 0})):
             account = ClusterAccount()
             master = await cluster.owner(slot)
-            async with client.open_scan(**SLOW, **arguments) as pages:  # type: ignore[arg-type]  # several kinds
+            async with client.open_scan(**SLOW, **arguments) as pages:
                 await account.take_until_at(pages, master)
                 await cluster.failover(master)
                 with pytest.raises((ScanInterrupted, ScanRestartsExhausted)) as caught:
@@ -141,9 +142,7 @@ async def test_a_slot_without_an_owner_for_a_while(each_server_binary: ServerBin
         account = ClusterAccount()
         async with client.open_scan() as pages, trio.open_nursery() as nursery:
             nursery.start_soon(account.take_the_rest, pages)
-            while len(set(account.keys()) & keys) < len(keys):
-                await trio.sleep(0.01)
-            await trio.sleep(1)
+            await until(lambda: keys <= set(account.keys()))
             assert not pages.summary.complete
             await cluster.nodes[1].execute("CLUSTER", "ADDSLOTS", slot)
         account.check_complete(pages.summary, keys, others=await all_keys(cluster))

@@ -6,7 +6,7 @@ So each is needed, and the tests with the guard in place can fail. (That a major
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
 
 KEYS = 3_000
-SLOW = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
+SLOW: dict[str, Any] = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
 
 
 def never(*args: object) -> bool:

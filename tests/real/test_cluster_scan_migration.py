@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.trio, pytest.mark.slow]
 KEYS = 3_000
 # Of the last node, going to the first one: which is swept before it.
 SLOT = 16_000
-SLOW = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
+SLOW: dict[str, Any] = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
 
 
 async def test_half_done_for_the_scans_length(each_server_binary: ServerBinary) -> None:
@@ -133,10 +133,10 @@ async def test_the_source_is_replaced_in_mid_migration(each_server_binary: Serve
         migration = await cluster.begin_migration(SLOT, one)
         await migration.move(150)
         await cluster.wait_until_ready()
-        # (A target does not believe in other owners of what it takes in, so that the nodes never agree about this slot.)
+        # (A target does not believe in another owner of what it takes in: the nodes never agree about this slot.)
         (new,) = await cluster.replicas(three)
         await new.execute("CLUSTER", "FAILOVER")
-        while not (await new.view()).slots or (await three.view()).is_master:
+        while not (await new.view()).slots or (await three.view()).is_master:  # noqa: ASYNC110 (another process)
             await trio.sleep(0.02)
         account = ClusterAccount()
         async with client.open_scan(max_nodes_at_once=1) as pages:

@@ -53,7 +53,10 @@ def judge_owner(lane: Lane, slots: SlotSet, before: Standing, now: Standing) -> 
         # It may be replaced, or come back; who has its slots then, their next owners say.
         moved = slots & _owned_by_others(now, node_id)
         found.sweep_again(moved, "another master has the slots now")
-        found.undecided, found.reason = slots & ~moved, "the master of the slots could not be asked, and nobody else has them"
+        found.undecided, found.reason = (
+            slots & ~moved,
+            "the master of the slots could not be asked, and nobody else has them",
+        )
         return found
     found.sweep_again(slots & ~claimed, "the slots have gone to another node")
     slots &= claimed

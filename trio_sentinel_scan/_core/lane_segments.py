@@ -7,6 +7,7 @@ beyond them is dropped. Elsewhere the node is swept whole, and each key's slot s
 from __future__ import annotations
 
 from binascii import crc_hqx
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from .cursor import SLOTS, CursorFormat, sort_key
@@ -99,7 +100,7 @@ def parts_of(slots: SlotSet, number: int) -> list[tuple[int, int]]:
         length = last - first + 1
         parts = -(-length // size)
         bounds = [first + length * part // parts for part in range(parts + 1)]
-        found += [(start, beyond - 1) for start, beyond in zip(bounds, bounds[1:], strict=False)]
+        found += [(start, beyond - 1) for start, beyond in pairwise(bounds)]
     return found
 
 

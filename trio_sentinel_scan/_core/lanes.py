@@ -24,7 +24,7 @@ class Lane:
 
     # Grows by one with each lane of a scan.
     number: int
-    # The name of the node that is swept; and that of the slots' owner: the same, or its master, or who gives them to it.
+    # The names of the node that is swept, and of the slots' owner: the same, its master, or who gives them to it.
     node_id: str
     owner_id: str
     # No key of another slot is delivered.

@@ -28,6 +28,7 @@ class SlotNumbers:
 
     def add_one(self, slots: SlotSet) -> None:
         """Each of these slots has one more now."""
-        for number in sorted(self._by_number, reverse=True):
-            if some := self._by_number[number] & slots:
+        # What has a number is looked up first: a slot is not to be counted twice.
+        for number, those in list(self._by_number.items()):
+            if some := those & slots:
                 self.set(some, number + 1)

@@ -96,9 +96,7 @@ class ScanSource(Protocol):
 class Scan:
     """One scan under way: the plan, and the two tasks that carry it out."""
 
-    def __init__(
-        self, options: ScanOptions, source: ScanSource, plan_class: type[ScanPlan] | None = None
-    ) -> None:
+    def __init__(self, options: ScanOptions, source: ScanSource, plan_class: type[ScanPlan] | None = None) -> None:
         self._collection = options.collection
         if plan_class is None:
             plan_class = ScanPlan if self._collection is None else CollectionPlan
