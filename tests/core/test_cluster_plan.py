@@ -19,6 +19,7 @@ from trio_sentinel_scan import (
     SlotsNotCovered,
 )
 from trio_sentinel_scan._core import lane_judgement, scan_steps
+from trio_sentinel_scan._core.cluster_map import ClusterMap
 from trio_sentinel_scan._core.cluster_standing import Standing
 from trio_sentinel_scan._core.cursor import CursorFormat
 from trio_sentinel_scan._core.scan_states import State
@@ -526,7 +527,11 @@ def _refused(step: Any) -> Any:
 
 
 def test_it_may_not_begin_again() -> None:
-    for arguments, kind in (({"on_failover": "raise"}, ScanInterrupted), ({"max_restarts": 0}, ScanRestartsExhausted)):
+    cases: list[tuple[dict[str, Any], type[ScanError]]] = [
+        ({"on_failover": "raise"}, ScanInterrupted),
+        ({"max_restarts": 0}, ScanRestartsExhausted),
+    ]
+    for arguments, kind in cases:
         cluster = Cluster(keys=30)
         driver = ClusterDriver(cluster, segments=1, **arguments)
         at_lane(driver, 2)
@@ -824,3 +829,70 @@ def test_whatever_happens(form: CursorFormat, seed: int) -> None:
         driver.step()
     driver.check_complete()
     assert driver.plan._done == ALL_SLOTS
+
+
+# ---- corners ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_without_slots() -> None:
+    """Left out by the caller's leave, all of them: it is complete, and there is nothing to certify."""
+    cluster = Cluster()
+    for node in cluster.nodes:
+        node.slots = 0
+        node.keys.clear()
+    cluster.stayed.clear()
+    driver = ClusterDriver(cluster, allow_uncovered=True)
+    driver.run()
+    summary = driver.plan.summary(driver.now)
+    assert summary.complete
+    assert summary.certificate is None
+    assert summary.uncovered_slots == ((0, 16_383),)
+
+
+def test_all_slots_of_the_one_node_go_while_its_lane_ends() -> None:
+    """They are given back, and found to be another's: the lane was void before it was judged."""
+    cluster = Cluster(keys=30)
+    one, two, _ = cluster.nodes
+    driver = ClusterDriver(cluster, node=two.node_id, segments=1)
+    at_lane(driver, 1)
+    cluster.restart(two)
+    driver.steps_until(lambda: not driver.lanes)
+    cluster.give(two.slots, one)
+    driver.run()
+    assert isinstance(driver.plan.error, ScanInterrupted)
+
+
+def test_a_target_that_cannot_be_reached() -> None:
+    """It says that it is well, and takes no connection."""
+    cluster = Cluster(keys=30)
+    cluster.begin_move(16_383, cluster.nodes[0])
+    driver = ClusterDriver(cluster, segments=1, failover_timeout=1.0, max_nodes_at_once=1)
+    for _ in range(20_000):
+        if driver.plan.state is not State.SCANNING:
+            break
+        for lane in driver.lanes:
+            if lane.step_begun.lane.covers:
+                lane._outcome_of = _refused  # type: ignore[method-assign]  # as above
+        driver.step()
+    assert isinstance(driver.plan.error, ServerUnavailable)
+
+
+def test_a_node_that_the_map_does_not_know_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is where its own word has it."""
+    cluster = Cluster()
+    driver = ClusterDriver(cluster)
+    monkeypatch.setattr(cluster, "map", lambda: ClusterMap(()))
+    driver.run()
+    driver.check_complete()
+
+
+def test_a_lane_that_is_over_after_the_scan() -> None:
+    """Nobody asks any more."""
+    driver = ClusterDriver(Cluster(keys=30), segments=1)
+    at_lane(driver, 1)
+    driver.plan.abandon(ScanError("the end"), driver.now)
+    for lane in list(driver.lanes):
+        lane.plan.leave("the end", driver.now)
+        lane.step()
+    assert not driver.lanes
+    assert driver.plan.summary(driver.now).scans > 0

@@ -92,7 +92,8 @@ async def test_it_may_be_forbidden_to_begin_again(server_binary: ServerBinary) -
     """By `on_failover` and by `max_restarts`."""
     async with LocalCluster(binary=server_binary) as cluster, open_client(cluster) as client:
         keys = await cluster.fill(3_000)
-        for slot, arguments in ((8_000, {"on_failover": "raise"}), (12_000, {"max_restarts": 0})):
+        cases: list[tuple[int, dict[str, Any]]] = [(8_000, {"on_failover": "raise"}), (12_000, {"max_restarts": 0})]
+        for slot, arguments in cases:
             account = ClusterAccount()
             master = await cluster.owner(slot)
             async with client.open_scan(**SLOW, **arguments) as pages:
