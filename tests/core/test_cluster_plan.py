@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,16 @@ def test_at_rest(form: CursorFormat, at_once: int) -> None:
     assert "3 of 3 masters agree (config epoch 1)" in str(summary.certificate)
     assert "State" not in repr(driver.plan)
     assert driver.surveys <= 3 + at_once
+
+
+def test_there_are_no_checkpoints() -> None:
+    """One lane's would be taken for that of a whole scan."""
+    driver = ClusterDriver(Cluster())
+    driver.run()
+    with pytest.raises(ValueError, match="no checkpoints yet"):
+        str(driver.pages[0].checkpoint)
+    with pytest.raises(ValueError, match="no checkpoints yet"):
+        str(driver.plan.checkpoint)
 
 
 def test_the_position_comes_to_one() -> None:
@@ -454,7 +465,8 @@ def test_a_master_whose_flags_nobody_knows() -> None:
     at_lane(driver, 1)
     survey = cluster.survey()
     assert new.node_id in survey.accounts
-    del survey.accounts[new.node_id]  # type: ignore[attr-defined]  # it is a dict
+    accounts = {name: account for name, account in survey.accounts.items() if name != new.node_id}
+    survey = replace(survey, accounts=accounts)
     assert Standing(survey).missing == {new.node_id}
     assert "1 of the masters could not be asked" in Standing(survey).why_unsound(cluster.nodes[0].node_id)
 
@@ -665,6 +677,27 @@ def test_a_replica_that_was_never_in_sync() -> None:
     driver.run()
     assert driver.check_complete().restarts == ()
     assert cluster.nodes[6].node_id in {page.node for page in driver.pages}
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["with", "without"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_replica_goes_to_another_master(monkeypatch: pytest.MonkeyPatch, *, guarded: bool, listed: bool) -> None:
+    """Its process is the same, and it is in sync: with other keys."""
+    if not guarded:
+        monkeypatch.setattr(lane_judgement, "_follows_another", lambda *_: False)
+    cluster = Cluster(keys=30, replicas=2)
+    driver = ClusterDriver(cluster, read_from="replica", segments=1)
+    at_lane(driver, 1)
+    replica = cluster.node(driver.began[0].lane.node_id)
+    replica.master, replica.keys = cluster.nodes[1], set(cluster.nodes[1].keys)
+    if not listed:
+        lines = cluster.lines
+        monkeypatch.setattr(cluster, "lines", lambda: {k: v for k, v in lines().items() if k != replica.node_id})
+    driver.run()
+    if guarded:
+        assert "another master" in driver.check_complete().restarts[0].reason
+    else:
+        assert driver.missed
 
 
 @pytest.mark.parametrize("fallback", [None, "master"])

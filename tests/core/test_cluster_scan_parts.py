@@ -252,6 +252,12 @@ def test_the_cluster_is_not_well_where_the_lane_was() -> None:
     assert "state" in judged(cluster, before).reason
 
 
+def test_its_own_word_will_do() -> None:
+    cluster = Cluster()
+    cluster.nodes[0].state = "fail"
+    assert Standing(cluster.survey(), by_majority=False).why_unsound(cluster.nodes[0].node_id) == ""
+
+
 def test_a_target_whose_slots_owner_nobody_names() -> None:
     """For now: asked again. And one where nothing can be said at all."""
     cluster = Cluster(masters=3)

@@ -7,7 +7,7 @@ import trio
 
 from tests.real.cluster_scenes import ClusterAccount, open_client
 from tests.real.scenes import clients_tasks
-from trio_sentinel_scan import ClientClosed
+from trio_sentinel_scan import ClientClosed, ScanPages
 from trio_sentinel_scan._trio.cluster import ClusterClient
 from trio_sentinel_scan.testing import LocalCluster, ServerBinary
 
@@ -68,10 +68,10 @@ async def test_several_consumers(server_binary: ServerBinary) -> None:
         keys = await cluster.fill(3_000)
         account = ClusterAccount()
 
-        async def consume(end: trio.abc.ReceiveChannel[object]) -> None:
+        async def consume(end: ScanPages[bytes]) -> None:
             async with end:
                 async for page in end:
-                    account.note(page)  # type: ignore[arg-type]  # it is a page
+                    account.note(page)
 
         async with client.open_scan(count=50) as pages, trio.open_nursery() as nursery:
             for _ in range(3):

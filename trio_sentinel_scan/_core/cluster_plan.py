@@ -29,6 +29,7 @@ from .lane_judgement import LaneJudgement, judge_covering, judge_owner
 from .lanes import Lane
 from .scan_states import FINAL, State
 from .slots import NO_SLOTS, SlotSet, describe_slots, set_of, slots_in
+from .summary import NO_CHECKPOINT
 
 if TYPE_CHECKING:
     from .cluster_map import ClusterMap
@@ -308,6 +309,11 @@ class ClusterPlan(ClusterLanes):
 
     def done_with(self, page: ScanPage[Any]) -> None:
         """The page's consumer asks for the next one."""
+
+    @property
+    def checkpoint(self) -> str:
+        """There is none: raises ValueError."""
+        raise ValueError(NO_CHECKPOINT)
 
     # ---- the end ------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Standing:
 
     def __init__(self, survey: Survey, *, by_majority: bool = True) -> None:
         """Without `by_majority`, a node's own word will do; where several claim a slot, that of the latest epoch."""
+        self._asks_others = by_majority
         # Those that call themselves masters.
         self.masters: dict[str, NodeAccount] = {
             node_id: account for node_id, account in survey.accounts.items() if account.myself.is_master
@@ -111,6 +112,8 @@ class Standing:
 
     def why_unsound(self, node_id: str) -> str:
         """Why a node's slots cannot be vouched for now, whatever it says; "" if they can."""
+        if not self._asks_others:
+            return ""
         if self.missing:
             return f"{len(self.missing)} of the masters could not be asked which slots are on their way to them"
         account = self.masters[node_id]

@@ -63,6 +63,9 @@ def judge_owner(lane: Lane, slots: SlotSet, before: Standing, now: Standing) -> 
     if _epoch_changed(node_id, before, now):
         found.sweep_again(slots, "the node's config epoch has changed: slots may have gone and come back")
         return found
+    if _follows_another(lane, now):
+        found.sweep_again(slots, "the replica has gone to another master")
+        return found
     moved = slots & _owned_by_others(now, node_id)
     found.sweep_again(moved, "by the word of most masters, another one has the slots")
     slots &= ~moved
@@ -111,6 +114,14 @@ def _word_is_alike(before: Word | None, now: Word | None) -> bool:
 
 def _epoch_changed(node_id: str, before: Standing, now: Standing) -> bool:
     return before.epoch(node_id) != now.epoch(node_id)
+
+
+def _follows_another(lane: Lane, now: Standing) -> bool:
+    """Whether the replica that was swept is its owner's no more: nodes move to masters that have none."""
+    if lane.node_id == lane.owner_id:
+        return False
+    line = now.masters[lane.owner_id].lines.get(lane.node_id)
+    return line is None or line.master_id != lane.owner_id
 
 
 def _owned_by_others(now: Standing, node_id: str) -> SlotSet:
