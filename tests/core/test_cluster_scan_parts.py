@@ -14,7 +14,7 @@ from trio_sentinel_scan._core.cluster_standing import Standing
 from trio_sentinel_scan._core.cluster_waits import SlotWaits
 from trio_sentinel_scan._core.cursor import CursorFormat
 from trio_sentinel_scan._core.lane_judgement import LaneJudgement, judge_covering, judge_owner
-from trio_sentinel_scan._core.lane_segments import SlotSegments, lane_segments, parts_of
+from trio_sentinel_scan._core.lane_segments import SlotSegments, bridged, lane_segments, parts_of
 from trio_sentinel_scan._core.lanes import Decoding, Lane
 from trio_sentinel_scan._core.slot_numbers import SlotNumbers
 from trio_sentinel_scan._core.slots import ALL_SLOTS, NO_SLOTS, SLOTS, ranges_of, set_of, slot_of
@@ -68,6 +68,34 @@ def test_a_chain_ends_with_its_range() -> None:
     assert segments.cursors == [None, 100]
     assert segments.advance((1, 100, 32), 0, []) == []
     assert segments.swept
+    assert segments.position == 1.0
+
+
+@given(slots=SLOT_SETS, passes=SLOT_SETS)
+def test_gaps_that_are_come_by(slots: int, passes: int) -> None:
+    """All of a gap is the node's business, or none of it."""
+    found = bridged(slots, passes)
+    assert slots & ~found == NO_SLOTS
+    assert found & ~(slots | passes) == NO_SLOTS
+    for first, last in ranges_of(found & ~slots):
+        assert slots >> (first - 1) & 1
+        assert slots >> (last + 1) & 1
+    assert bridged(slots, NO_SLOTS) == slots
+
+
+def test_slots_that_are_come_by() -> None:
+    """One chain for all; keys of what lies in between are dropped."""
+    every_second = set_of((slot, slot) for slot in range(0, 100, 2))
+    others = set_of((slot, slot) for slot in range(1, 100, 2))
+    this = Lane(1, "a" * 40, "a" * 40, every_second, 0, passes=ALL_SLOTS & ~every_second)
+    segments = SlotSegments(this)
+    assert segments.cursors == [0]
+    wanted, nobodys = sorted(keys_of(4, 2)), sorted(keys_of(5, 2))
+    assert others >> 5 & 1
+    assert segments.advance((0, 0, 10), 6, wanted + nobodys) == wanted
+    assert segments.dropped == 2
+    assert segments.position == 6 / 99
+    assert segments.advance((0, 6, 10), 0, sorted(keys_of(98, 1) | keys_of(100, 1))) == sorted(keys_of(98, 1))
     assert segments.position == 1.0
 
 

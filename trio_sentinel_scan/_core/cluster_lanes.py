@@ -276,6 +276,7 @@ class ClusterLanes:
             slots=slots,
             epoch=epoch,
             parts=parts,
+            passes=NO_SLOTS if covers else ALL_SLOTS & ~masters[owner_id].myself.slots,
             covers=covers,
             distrusts_format=node_id in self._distrusted,
             decoding=self.options.decoding,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .cursor import SLOTS, CursorFormat, sort_key
 from .segments import Segments, SpanSegment
-from .slots import SlotSet, ranges_of, slot_of
+from .slots import SlotSet, ranges_of, set_of, slot_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .segments import Ask
 
-__all__ = ["Choice", "NodeSegments", "SlotSegments", "lane_segments", "parts_of"]
+__all__ = ["Choice", "NodeSegments", "SlotSegments", "bridged", "lane_segments", "parts_of"]
 
 _END: Final = SLOTS << 64
 # Of a segment that has answered: nothing of its first page is remembered, for a key's slot tells whose it is.
@@ -60,9 +60,14 @@ class SlotSegments(Segments):
     """The lane's slots alone are swept: there is a chain of cursors for each range of them, or part of one."""
 
     def __init__(self, lane: Lane, *, cursors: Sequence[int | None] = ()) -> None:
-        spans = [(first << 64, (last + 1) << 64) for first, last in parts_of(lane.slots, lane.parts)]
+        swept = bridged(lane.slots, lane.passes)
+        spans = [(first << 64, (last + 1) << 64) for first, last in parts_of(swept, lane.parts)]
         super().__init__(CursorFormat.SLOTS, len(spans), cursors=cursors, spans=spans)
         self._lane = lane
+        # Needed where the sweep comes by slots that are not the lane's; None where it does not.
+        self._choose = None if swept == lane.slots else Choice(lane.slots)
+        # What is covered: the sum would take long where there are many ranges, and it is asked for with each page.
+        self._covered = sum([segment.position - segment.start for segment in self._segments])
         self._at_once = min(len(spans), lane.parts)
 
     @property
@@ -70,26 +75,44 @@ class SlotSegments(Segments):
         """How many of them are asked for at once."""
         return self._at_once
 
+    @property
+    def position(self) -> float:
+        """How much of the lane's slots is covered, 0.0 to 1.0."""
+        return 1.0 if self.swept else self._covered / self._extent
+
     def advance(self, ask: Ask, cursor: int, keys: list[Any]) -> list[Any] | None:
-        """As in any pass; what lies beyond the segment's end is dropped."""
+        """As in any pass; what lies beyond the segment's end, or between the lane's slots, is dropped."""
         index, _, count = ask
         segment = self._segments[index]
         position = sort_key(cursor, CursorFormat.SLOTS) if cursor else _END
         if position <= segment.position:
             return None
+        wanted = keys if self._choose is None else self._choose.of(keys)
         if position > segment.end:
-            wanted = _in_range(keys, segment.start >> 64, segment.end >> 64)
-            self.dropped += len(keys) - len(wanted)
-            keys = wanted
+            wanted = _in_range(wanted, segment.start >> 64, segment.end >> 64)
+        self.dropped += len(keys) - len(wanted)
         # Before anything has changed: a key that cannot be decoded ends the scan.
-        found = [*self._lane.decoded(keys)] if keys else keys
+        found = [*self._lane.decoded(wanted)]
         segment.first_page = _ANSWERED
+        self._covered += min(position, segment.end) - segment.position
         self._came_to(index, segment, cursor, position, count)
         return found
 
     def _count_near(self, segment: SpanSegment, count: int) -> int:
         # One chain alone has an end, too.
         return self._count_before_end(segment, count)
+
+
+def bridged(slots: SlotSet, passes: SlotSet) -> SlotSet:
+    """A set, and the gaps in it that consist of `passes` alone."""
+    found, before = slots, None
+    for first, last in ranges_of(slots):
+        if before is not None:
+            gap = set_of([(before + 1, first - 1)])
+            if not gap & ~passes:
+                found |= gap
+        before = last
+    return found
 
 
 def parts_of(slots: SlotSet, number: int) -> list[tuple[int, int]]:

@@ -33,6 +33,9 @@ class Lane:
     epoch: int
     # How many segments its slots are divided into, or more, where cursors carry the slot. The division follows from it.
     parts: int = 1
+    # Slots that the node does not have, so that a sweep may as well come by them: it is not to have a chain of cursors
+    # for each of its slots where every second one is another node's.
+    passes: SlotSet = 0
     # Whether it brings what the slots' owner has handed on to this node, to which they are on their way.
     covers: bool = False
     # Whether the node's cursors were seen to be of another kind than it said.
