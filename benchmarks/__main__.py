@@ -92,11 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Starts servers of its own, runs ours and the peers in turns, and prints medians (least..most).",
     )
     verbs = parser.add_subparsers(
-<<<<<<< HEAD
-        dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub|cluster-scan"
-=======
-        dest="verb", required=True, metavar="scan|latency|failover|memory|commands|cluster-commands|pubsub"
->>>>>>> cluster-commands
+        dest="verb",
+        required=True,
+        metavar="scan|latency|failover|memory|commands|pubsub|cluster-scan|cluster-commands",
     )
 
     verb = _add(verbs, "scan", "keys per second, CPU time per key, how busy the server is", repeat=5, keys=1_000_000)

@@ -45,6 +45,7 @@ from ._core.errors import (
     ServerConnectionError as ServerConnectionError,
     ServerUnavailable as ServerUnavailable,
     ServiceUnknown as ServiceUnknown,
+    SlotsNotCovered as SlotsNotCovered,
     SubscriberOverflow as SubscriberOverflow,
     SubscriptionLost as SubscriptionLost,
     TooManyCommandsWaiting as TooManyCommandsWaiting,

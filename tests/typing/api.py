@@ -8,6 +8,7 @@ from typing import Any, assert_never, assert_type
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
+    Certificate,
     ClusterClient,
     ClusterMap,
     ClusterNode,
@@ -32,6 +33,7 @@ from trio_sentinel_scan import (
     ServerIdentity,
     ServerReboot,
     Shard,
+    SlotsNotCovered,
     SpillingSeen,
     TopologyState,
 )
@@ -116,3 +118,20 @@ def each_key_once(client: RedisClient) -> None:
         durable: DurableSeenKeys = store
         assert_type(store, SpillingSeen)
         assert_type((durable.name, durable.number), tuple[bytes, int])
+
+
+async def a_whole_cluster(client: ClusterClient) -> None:
+    """Pages say which node they are from, and the account what was left out."""
+    async with client.open_scan(node=("10.0.0.1", 7000), max_nodes_at_once=2, allow_uncovered=True) as pages:
+        assert_type(pages, ScanPages[Any])
+        async for page in pages:
+            assert_type(page.node, str | None)
+    assert_type(pages.summary.uncovered_slots, tuple[tuple[int, int], ...])
+    assert_type(pages.summary.slots_let_go, tuple[tuple[int, int], ...])
+    if pages.summary.certificate is not None:
+        assert_type(pages.summary.certificate.nodes, tuple[Certificate, ...])
+
+
+def slots_that_nobody_has(error: SlotsNotCovered) -> None:
+    """Their ranges."""
+    assert_type(error.slots, tuple[tuple[int, int], ...])

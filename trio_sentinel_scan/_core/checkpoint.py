@@ -21,6 +21,7 @@ from .identity import Address, ServerIdentity
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .lanes import Lane
     from .seen_keys import DurableSeenKeys
 
 __all__ = ["STORE_NAME", "Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "heir", "parse_checkpoint"]
@@ -80,6 +81,8 @@ class PassFacts:
     seed_check: bytes = b""
     # With such a seed: who can go on with the pass, as digests of their addresses (`heir`).
     heirs: frozenset[bytes] = frozenset()
+    # The part of a cluster's scan that it is.
+    lane: Lane | None = None
 
 
 @dataclass(slots=True)

@@ -50,6 +50,7 @@ __all__ = [
     "ServerConnectionError",
     "ServerUnavailable",
     "ServiceUnknown",
+    "SlotsNotCovered",
     "SubscriberOverflow",
     "SubscriptionLost",
     "TooManyCommandsWaiting",
@@ -302,8 +303,22 @@ class ScanNotCertified(ScanError):
     """The pass was swept to its end, but no majority of the Sentinels was in reach to confirm its master.
 
     Every key of that server was handed out; whether that server was still *the* master is what nobody could say
-    within `failover_timeout`. ``certify="role"`` accepts the server's own word instead.
+    within `failover_timeout`. ``certify="role"`` accepts the server's own word instead. (In a cluster it is a majority
+    of the masters, and which of them has which slot.)
     """
+
+
+class SlotsNotCovered(ScanError):
+    """No node of the cluster has had these slots for `failover_timeout`; everything else was scanned.
+
+    `slots` are their ranges, each with its first and its last slot. ``allow_uncovered=True`` does without them.
+    """
+
+    def __init__(
+        self, message: str, slots: tuple[tuple[int, int], ...] = (), summary: ScanSummary | None = None
+    ) -> None:
+        super().__init__(message, summary)
+        self.slots = slots
 
 
 class HashSeedMismatch(ScanError):

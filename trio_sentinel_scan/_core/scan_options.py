@@ -17,6 +17,7 @@ from .segments import MAX_SEGMENTS
 if TYPE_CHECKING:
     from .certificate import Basis
     from .collection import Collection
+    from .lanes import Lane
 
 __all__ = ["ScanOptions", "check_seen_keys", "checked_scan_options"]
 
@@ -61,6 +62,8 @@ class ScanOptions:
     with_: Wanted | None = None
     # The one hash, set or sorted set to scan; None: the keyspace.
     collection: Collection | None = None
+    # Which slots of which node, in a cluster's scan; None elsewhere.
+    lane: Lane | None = None
 
     @property
     def command(self) -> str:

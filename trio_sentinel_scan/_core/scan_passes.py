@@ -185,7 +185,15 @@ class Passes:
         config_epoch = self._target.config_epoch if self._target is not None else None
         role = found.role.kind
         facts = PassFacts(
-            self.options.scope, self.epoch, found.server, role, config_epoch, form, self._seeds.check, self._heirs
+            self.options.scope,
+            self.epoch,
+            found.server,
+            role,
+            config_epoch,
+            form,
+            self._seeds.check,
+            self._heirs,
+            self.options.lane,
         )
         self._marks.bound(facts, self._sweep.cursors, moves=moves)
 

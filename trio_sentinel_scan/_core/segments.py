@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from .cursor import SLOTS, CircleDetector, CursorFormat, rev64, sort_key
 
-__all__ = ["FIRST_COUNT", "LAST_COUNT", "MAX_SEGMENTS", "Ask", "Segments", "auto_segments"]
+__all__ = ["FIRST_COUNT", "LAST_COUNT", "MAX_SEGMENTS", "Ask", "Segments", "SpanSegment", "auto_segments"]
 
 MAX_SEGMENTS: Final = 1024
 # The COUNT of a segment's first SCAN, where there are several: its page is remembered until the pass ends. And the
@@ -29,7 +29,7 @@ LAST_COUNT: Final = 8
 Ask: TypeAlias = tuple[int, int, int]
 
 
-class _Segment:
+class SpanSegment:
     """One range of positions, and the chain of cursors that sweeps it."""
 
     __slots__ = ("count_asked", "counted_from", "cursor", "end", "first_page", "position", "start", "stride")
@@ -60,23 +60,29 @@ class Segments:
         cursors: Sequence[int | None] = (),
         may_be_small: bool = False,
         has_pairs: bool = False,
+        spans: Sequence[tuple[int, int]] = (),
     ) -> None:
         """`number` segments in a known format; one chain from `cursor` where that is given or the format unknown.
 
         With `cursors`, as `cursors` gave them, they go on from there, as many as there were.
 
         `may_be_small`: what is swept may be a list, which comes as a whole whatever the cursor, so the first segment
-        begins alone. `has_pairs`: what comes are pairs, each of a key and what belongs to it.
+        begins alone. `has_pairs`: what comes are pairs, each of a key and what belongs to it. `spans`: the segments'
+        positions, where they are not to be the whole.
         """
         self._has_pairs = has_pairs
+        # Keys that came and were not wanted. They cost the server as much as the others.
+        self.dropped = 0
         if cursors:
             number, cursor = len(cursors), 0
         self._format = form
         self._whole = SLOTS << 64 if form is CursorFormat.SLOTS else 1 << 64
         if cursor or form is CursorFormat.UNKNOWN:
             number = 1
-        bounds = [self._bound(i, number) for i in range(number + 1)]
-        self._segments = [_Segment(start, end, self._cursor_at(start)) for start, end in pairwise(bounds)]
+        bounds = spans or list(pairwise([self._bound(i, number) for i in range(number + 1)]))
+        self._segments = [SpanSegment(start, end, self._cursor_at(start)) for start, end in bounds]
+        # What there is to cover.
+        self._extent = sum([end - start for start, end in bounds])
         positions: dict[CursorFormat, Callable[[int], int]] = {
             CursorFormat.REVERSED: rev64,
             CursorFormat.SLOTS: partial(sort_key, form=form),
@@ -169,6 +175,10 @@ class Segments:
                 segment.first_page = frozenset([key for key, _ in keys] if self._has_pairs else keys)
             if position > segment.end:
                 keys = self._without_neighbours(index, position, keys)
+        self._came_to(index, segment, cursor, position, count)
+        return keys
+
+    def _came_to(self, index: int, segment: SpanSegment, cursor: int, position: int, count: int) -> None:
         segment.cursor = cursor
         segment.count_asked += count
         segment.stride = (position - segment.position) // count
@@ -178,7 +188,6 @@ class Segments:
         else:
             segment.position = position
             self._idle.append(index)
-        return keys
 
     @property
     def position(self) -> float | None:
@@ -187,7 +196,7 @@ class Segments:
             return 1.0
         if self._format is CursorFormat.UNKNOWN:
             return None
-        return sum([segment.position - segment.start for segment in self._segments]) / self._whole
+        return sum([segment.position - segment.start for segment in self._segments]) / self._extent
 
     def _divide(self, cursor: int, position: int) -> None:
         """The first reply shows what there is: all, or a table, of which the other segments get what is left."""
@@ -216,9 +225,12 @@ class Segments:
     def _cursor_at(self, position: int) -> int:
         return position >> 64 if self._format is CursorFormat.SLOTS else rev64(position)
 
-    def _count_near(self, segment: _Segment, count: int) -> int:
+    def _count_near(self, segment: SpanSegment, count: int) -> int:
         if len(self._segments) == 1:
             return count
+        return self._count_before_end(segment, count)
+
+    def _count_before_end(self, segment: SpanSegment, count: int) -> int:
         if segment.first_page is None:
             return min(count, FIRST_COUNT)
         # What is left of it, judged by how far the COUNTs so far have brought it, less what that may be out by: what

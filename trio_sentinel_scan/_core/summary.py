@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from .details import KeyDetails
     from .identity import ServerIdentity
 
-__all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
+__all__ = ["NO_CHECKPOINT", "Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
 
 KeyT_co = TypeVar("KeyT_co", covariant=True)
+
+# Why a scan of a cluster has none: what one lane has come to says nothing of the others.
+NO_CHECKPOINT: Final = "a scan of a cluster has no checkpoints yet: it cannot be resumed"
 
 _no_details = cast("Callable[[], dict[Any, KeyDetails]]", dict)
 
@@ -45,6 +48,11 @@ class ScanPage(Generic[KeyT_co]):
     details: Mapping[KeyT_co, KeyDetails] = field(default_factory=_no_details, repr=False)
 
     @property
+    def node(self) -> str | None:
+        """Of a cluster's scan: the id of the node that it came from. None elsewhere."""
+        return None if self.mark is None or self.mark.facts.lane is None else self.mark.facts.lane.node_id
+
+    @property
     def checkpoint(self) -> str:
         """A text that a later scan can go on from (`resume`), behind this page and all that were handed out before it.
 
@@ -54,6 +62,8 @@ class ScanPage(Generic[KeyT_co]):
         if self.mark is None:
             msg = "no scan has made this page, so there is nothing to go on from"
             raise ValueError(msg)
+        if self.node is not None:
+            raise ValueError(NO_CHECKPOINT)
         return self.mark.text()
 
     def only(self, keys: Sequence[Any]) -> ScanPage[KeyT_co]:
@@ -112,6 +122,9 @@ class Restart:
     new_server: ServerIdentity | None = None
     # Seconds from the restart to the new pass's first page; None until it was handed out.
     first_page_after: float | None = None
+    # Of a cluster's scan: the id of the node whose pass it was, and the slots that are swept again, as ranges.
+    node: str | None = None
+    slots: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,8 @@ class Certificate:
 
     # "sentinels": the server's own word and a majority of the Sentinels; "role": the server's own word, by the
     # caller's choice; "server": there are no Sentinels to ask; "replica": it is a replica, in sync with its master;
-    # "proxy": nobody to ask at all (`extra_args`).
+    # "proxy": nobody to ask at all (`extra_args`); "cluster": each node's own word and a majority of the masters, or,
+    # by the caller's choice, each node's own word.
     basis: str
     server: ServerIdentity
     # What the server said it was: "master" or "slave"; "" where it would not say.
@@ -131,8 +145,17 @@ class Certificate:
     # How many Sentinels count, and how many of them named this very master at no higher epoch.
     sentinels_known: int = 0
     sentinels_agreeing: int = 0
+    # Of a cluster: how many slots it is about, and the certificate of each process; `server` is the first one's. In
+    # those: the node's id, how many masters have a vote, and how many of them named it the owner (0: nobody was asked).
+    slots: int = 0
+    nodes: tuple[Certificate, ...] = ()
+    node: str | None = None
+    masters_known: int = 0
+    masters_agreeing: int = 0
 
     def __str__(self) -> str:
+        if self.nodes:
+            return f"{self.slots} slots: " + "; ".join(map(str, self.nodes))
         if self.basis == "proxy":
             return f"{self.server} is taken to be a proxy (extra_args), so there is nobody to ask"
         said = f"{self.server} says {self.role}" if self.role else f"{self.server} does not tell its role"
@@ -141,6 +164,13 @@ class Certificate:
                 f"{said}, {self.sentinels_agreeing} of {self.sentinels_known} Sentinels agree"
                 f" (config epoch {self.config_epoch})"
             )
+        if self.basis == "cluster":
+            agree = (
+                f"{self.masters_agreeing} of {self.masters_known} masters agree (config epoch {self.config_epoch})"
+                if self.masters_known
+                else 'no other master was asked (certify="role")'
+            )
+            return f"{said} and has {self.slots} of them, {agree}"
         if self.basis == "role":
             return f'{said}; no Sentinel was asked (certify="role")'
         if self.basis == "replica":
@@ -178,6 +208,10 @@ class ScanSummary:
     restarts: tuple[Restart, ...] = field(default=())
     # Changes to another process that a pass went on through; always 0 without `hash_seed_shared`.
     moves: int = 0
+    # Of a cluster's scan: slots without an owner that were left out (`allow_uncovered`), and slots that have left the
+    # one node that was scanned (`node`), as ranges. Both are empty of any other scan.
+    uncovered_slots: tuple[tuple[int, int], ...] = ()
+    slots_let_go: tuple[tuple[int, int], ...] = ()
     # Of a scan of one hash, set or sorted set: how many items it had when the present pass began, and 0 where there
     # was no such key. None of other scans, and until a server has told.
     collection_size: int | None = None

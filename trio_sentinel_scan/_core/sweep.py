@@ -18,13 +18,14 @@ from .certificate import changed_role, lost_link
 from .cursor import CursorFormat
 from .details import WaitingRoom
 from .identity import Role
+from .lane_segments import lane_segments
 from .pacing import Pacing
 from .scan_replies import ROLE_REQUEST, ScanEncoder
 from .segments import Ask, Segments, auto_segments
 from .verdicts import Verdict, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .certificate import Basis
     from .details import Questions
@@ -115,17 +116,22 @@ class Sweep:
         self.role = role
         self.format = form
         self._basis: Basis = options.basis
+        self._is_lane = options.lane is not None
         # Whether the pass may go on at another process, where the cursors are to be beyond doubt.
         self._may_move = options.hash_seed_shared
         number = auto_segments(form, options.count) if options.segments is None else options.segments
         # Where the chains of cursors stand. Invariant: they move on together with the keys of the replies that moved
         # them.
         collection = options.collection
-        self._segments_at = partial(
-            Segments,
-            form,
-            may_be_small=collection is not None,
-            has_pairs=collection is not None and collection.has_pairs,
+        self._segments_at: Callable[..., Segments] = (
+            partial(
+                Segments,
+                form,
+                may_be_small=collection is not None,
+                has_pairs=collection is not None and collection.has_pairs,
+            )
+            if options.lane is None
+            else partial(lane_segments, options.lane, form)
         )
         self._segments = self._segments_at(number, cursor=cursor, cursors=cursors)
         self._pacing = Pacing(options.count, options.duty)
@@ -194,7 +200,12 @@ class Sweep:
 
     @property
     def standing(self) -> Sequence[int | None]:
-        """The cursors to go on from later: where vouching is needed, those that were vouched for."""
+        """The cursors to go on from later: where vouching is needed, those that were vouched for.
+
+        A lane of a cluster's scan is not gone on with later, and may have very many.
+        """
+        if self._is_lane and not self._needs_vouching:
+            return ()
         return self._vouched if self._needs_vouching and self._vouched is not None else self.cursors
 
     def go_back(self) -> None:
@@ -308,7 +319,7 @@ class Sweep:
                         return Yield(_joined(brought), error=trouble, wait=wait)
                     wait = trouble
                     self.told_to_wait = True
-            before = len(brought)
+            before, dropped = len(brought), self._segments.dropped
             of_this = replies[place : place + this.left]
             for reply in of_this:
                 ask = self._on_their_way.popleft()
@@ -335,7 +346,7 @@ class Sweep:
                 came_on = True
                 if keys:
                     brought.append(keys)
-            this.keys += sum(map(len, brought[before:]))
+            this.keys += sum(map(len, brought[before:])) + self._segments.dropped - dropped
             this.left -= len(of_this)
             place += len(of_this)
             if this.left == 0:

@@ -9,6 +9,7 @@ from .._core import config
 from .._core.errors import ConfigError
 from .cluster_commands import ClusterCommands
 from .cluster_monitor import ClusterMonitor
+from .cluster_scan import ClusterScans
 from .first_connection import connect_to_cluster
 from .nurseries import open_service_nursery
 from .tls import checked_ssl
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterClient"]
 
 
-class ClusterClient(ClusterCommands):
+class ClusterClient(ClusterCommands, ClusterScans):
     """A client of a cluster: it learns of all nodes from those it is given, and follows the slots::
 
     async with ClusterClient([("10.0.0.1", 6379), ("10.0.0.2", 6379)]) as client: ...
@@ -87,6 +88,8 @@ class ClusterClient(ClusterCommands):
                 await connect_to_cluster(self._monitor, self._settings)
                 yield
             finally:
+                for end in tuple(self._on_scans_end):
+                    end()
                 await self._close_commands()  # noqa: ASYNC102 (closing is shielded, and takes no time)
                 await self._monitor.aclose()
 

@@ -96,9 +96,11 @@ class ScanSource(Protocol):
 class Scan:
     """One scan under way: the plan, and the two tasks that carry it out."""
 
-    def __init__(self, options: ScanOptions, source: ScanSource) -> None:
+    def __init__(self, options: ScanOptions, source: ScanSource, plan_class: type[ScanPlan] | None = None) -> None:
         self._collection = options.collection
-        self.plan: ScanPlan = (ScanPlan if self._collection is None else CollectionPlan)(
+        if plan_class is None:
+            plan_class = ScanPlan if self._collection is None else CollectionPlan
+        self.plan: ScanPlan = plan_class(
             options,
             failover_timeout=source.failover_timeout,
             now=trio.current_time(),
