@@ -75,6 +75,7 @@ from ._core.topology_state import (
 )
 from ._spilling import SpillingSeen as SpillingSeen
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
+from ._trio.cluster_pubsub import ClusterSubscriber as ClusterSubscriber
 from ._trio.lease import Lease as Lease
 from ._trio.lock import Lock as Lock
 from ._trio.pipeline import Pipeline as Pipeline

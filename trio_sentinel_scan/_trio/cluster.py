@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from .._core import config
 from .._core.errors import ConfigError
 from .cluster_monitor import ClusterMonitor
+from .cluster_pubsub import ClusterPubSub
 from .first_connection import connect_to_cluster
 from .nurseries import open_service_nursery
 from .opened_once import OpenedOnce
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterClient"]
 
 
-class ClusterClient(OpenedOnce):
+class ClusterClient(OpenedOnce, ClusterPubSub):
     """A client of a cluster: it learns of all nodes from those it is given, and follows the slots::
 
     async with ClusterClient([("10.0.0.1", 6379), ("10.0.0.2", 6379)]) as client: ...

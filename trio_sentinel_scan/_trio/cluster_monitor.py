@@ -64,6 +64,8 @@ class ClusterMonitor:
         self.views: ClusterViews = ClusterViews(seeds)
         # Called, synchronously, whenever the map says something new.
         self.on_change: set[Callable[[], None]] = set()
+        # Called, synchronously, when the client closes.
+        self.on_stop: set[Callable[[], None]] = set()
         # How many times the map was asked for.
         self.refreshes: int = 0
         self._settings = settings
@@ -158,7 +160,9 @@ class ClusterMonitor:
                 raise
 
     async def aclose(self) -> None:
-        """Close what the nodes were asked over."""
+        """Nobody is asked any more: close what the nodes were asked over."""
+        for callback in tuple(self.on_stop):
+            callback()
         lines, self._lines = self._lines, {}
         for line in lines.values():
             if line.connection is not None:
