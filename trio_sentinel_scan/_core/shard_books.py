@@ -132,10 +132,10 @@ class ShardBooks:
             node = self._nodes[owner.address] = ShardNode(cast("ShardPlan", self), owner.address)
         if node is not want.node:
             if want.node is not None:
-                want.node.assigned.discard(name)
+                want.node.assigned.pop(name, None)
             want.node = node
         if node is not None:
-            node.assigned.add(name)
+            node.assigned[name] = None
         return node
 
     def _drop_nodes(self) -> None:
@@ -163,7 +163,7 @@ class ShardBooks:
         want = self._wanted.pop(name)
         self._unsettled.pop(name, None)
         if want.node is not None:
-            want.node.assigned.discard(name)
+            want.node.assigned.pop(name, None)
         for node in self._nodes.values():
             node.forget((name,))
 

@@ -52,7 +52,7 @@ class ShardNode:
         self.heard: float = -math.inf
         self.problem: str = "no connection has been made yet"
         # Channels that belong here by the map.
-        self.assigned: set[bytes] = set()
+        self.assigned: dict[bytes, None] = {}
         # Invariant: all that follows is empty while `is_connected` is False.
         # Channels that it has confirmed, and not taken back.
         self.held: set[bytes] = set()

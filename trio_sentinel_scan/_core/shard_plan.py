@@ -150,7 +150,7 @@ class ShardPlan(ShardBooks):
         for name in was.held:
             self._fell(node, name, was.regained.get(name, interruption), now)
         self.wants_map = True
-        self._reconcile(was.held | was.busy | node.assigned)
+        self._reconcile(dict.fromkeys((*node.assigned, *was.held, *was.busy)))
         for name in was.held | was.busy:
             self._check_left(name)
 
@@ -188,7 +188,7 @@ class ShardPlan(ShardBooks):
 
     def refused(self, node: ShardNode, names: Iterable[bytes], ticket: ShardTicket | None, error: RedisError) -> None:
         """It will not subscribe to these. Raises ServerConnectionError if the connection is to be given up."""
-        names = tuple(name for name in names if name in self._wanted)
+        asked, names = names, tuple(name for name in names if name in self._wanted)
         if isinstance(error, AskError):
             self._redirected(node, names, error)
         elif (verdict := verdict_of(error)) in {Verdict.WAIT, Verdict.LOOK_AGAIN}:
@@ -200,8 +200,8 @@ class ShardPlan(ShardBooks):
             raise ServerConnectionError(f"the server will not subscribe: {error}")
         else:
             self._refused(node, names, ticket, error)
-        self._reconcile(names)
-        for name in names:
+        self._reconcile(asked)
+        for name in asked:
             self._check_left(name)
 
     def take_message(self, node: ShardNode, reply: list[Any], now: float) -> None:
@@ -264,8 +264,8 @@ class ShardPlan(ShardBooks):
             want.redirects += 1
             want.rests = want.redirects > MOST_REDIRECTS
         if isinstance(error, MovedError):
-            slot, host, port = int(error.slot_id), str(error.host), int(error.port)
-            self.redirections.append((slot, Address(host or node.address.host, port)))
+            told: Any = error
+            self.redirections.append((told.slot_id, Address(told.host or node.address.host, told.port)))
 
     def _refused(
         self, node: ShardNode, names: tuple[bytes, ...], ticket: ShardTicket | None, error: RedisError
