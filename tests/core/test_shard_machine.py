@@ -69,7 +69,7 @@ class Sharding(RuleBasedStateMachine):
         if self.tickets and not self.tickets[-1].settled:
             self.plan.abandon(self.tickets[-1])
 
-    @rule(names=st.sets(st.sampled_from(CHANNELS), max_size=2))
+    @rule(names=st.sets(st.sampled_from(CHANNELS), max_size=1))
     def forbid(self, names: set[bytes]) -> None:
         self.cluster.forbidden = names
 
@@ -170,6 +170,31 @@ class Sharding(RuleBasedStateMachine):
             if not self.step():
                 return
         raise AssertionError("it goes in circles")
+
+    @rule()
+    def rest(self) -> None:
+        """Whoever is to be connected is, and everything that is on its way arrives."""
+        for name in "ABCD":
+            self.connect(name)
+        self.flow()
+
+    @rule(channel=st.sampled_from(CHANNELS))
+    def publish_and_rest(self, channel: bytes) -> None:
+        """At all who take themselves for the owner."""
+        for name in "ABCD":
+            self.publish(name, channel)
+        self.rest()
+
+    @rule(name=a_node)
+    def learn_and_rest(self, name: str) -> None:
+        self.learn(name)
+        self.rest()
+
+    @rule(slot=a_slot, to=a_master)
+    def move_slot_and_tell(self, slot: int, to: str) -> None:
+        self.move_slot(slot, to)
+        for name in "ABCD":
+            self.learn(name)
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
