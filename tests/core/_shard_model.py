@@ -23,6 +23,8 @@ class Wire:
     sent: deque[tuple[Any, ...]] = field(default_factory=deque[tuple[Any, ...]])
     coming: deque[Any] = field(default_factory=deque[Any])
     held: set[bytes] = field(default_factory=set[bytes])
+    # Commands that the client has sent, and the channels of which it has had no answer.
+    unanswered: deque[tuple[str, set[bytes]]] = field(default_factory=deque[tuple[str, set[bytes]]])
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.core._shard_model import CHANNELS, SLOTS, Cluster, Node, Wire
+from tests.core._shard_model import CHANNELS, SLOTS, Cluster, Wire
 from trio_sentinel_scan import Gap, SubscriptionLost
 from trio_sentinel_scan._core.mailbox import Mailbox
 from trio_sentinel_scan._core.messages import SubscriberOptions
@@ -44,8 +44,6 @@ class Sharding(RuleBasedStateMachine):
         self.published: dict[bytes, list[tuple[int, str]]] = {}
         self.received: dict[bytes, list[tuple[int, str] | str]] = {}
         self.once: set[int] = set()
-        # Commands about a channel that a node has not answered.
-        self.under_way: list[tuple[Wire, str, set[bytes]]] = []
 
     # ---- the caller ----------------------------------------------------------------------------------------------
 
@@ -218,7 +216,7 @@ class Sharding(RuleBasedStateMachine):
                 assert not shard_node.held
                 del node.wires[shard_node]
             for shard_node, wire in node.wires.items():
-                self.send(node, shard_node, wire)
+                self.send(shard_node, wire)
         self.drain()
         wanted = self.plan.wanted()
         for name in CHANNELS:
@@ -228,31 +226,30 @@ class Sharding(RuleBasedStateMachine):
             elif self.plan._wanted[name].is_promised and name not in self.published:
                 self.published[name], self.received[name] = [], []
 
-    def send(self, node: Node, shard_node: ShardNode, wire: Wire) -> None:
+    def send(self, shard_node: ShardNode, wire: Wire) -> None:
         for command, *names in shard_node.commands():
             about = {name for name in names if isinstance(name, bytes)}
             assert len(about) == len(names)
             if about:
                 assert len({slot_of(name) for name in about}) == 1
-                for other, _, busy in self.under_way:
-                    assert other is not wire or not busy & about, "two commands about one channel at one node"
-                self.under_way.append((wire, str(command), about))
+                for _, busy in wire.unanswered:
+                    assert not busy & about, "two commands about one channel at one node"
+            wire.unanswered.append((str(command), about))
             wire.sent.append((command, *names))
 
     def note_answer(self, wire: Wire, reply: Any) -> None:
-        """A command is over with its last confirmation, or with an error; a SUNSUBSCRIBE with the PONG behind it."""
-        mine = [entry for entry in self.under_way if entry[0] is wire]
-        if isinstance(reply, list):
-            if reply[0] == b"ssubscribe":
-                mine[0][2].discard(reply[1])
-        elif reply == b"PONG":
-            for entry in mine:
-                if entry[1] == "SSUBSCRIBE":
-                    break
-                entry[2].clear()
-        elif mine and mine[0][1] == "SSUBSCRIBE":
-            mine[0][2].clear()
-        self.under_way = [entry for entry in self.under_way if entry[2]]
+        """A SSUBSCRIBE is over with its last confirmation, or with an error; all else with a PONG."""
+        command, about = wire.unanswered[0] if wire.unanswered else ("", set[bytes]())
+        if reply == b"PONG":
+            while wire.unanswered.popleft()[0] != "PING":
+                pass
+        elif isinstance(reply, list) and reply[0] == b"ssubscribe":
+            assert command == "SSUBSCRIBE"
+            about.discard(reply[1])
+            if not about:
+                wire.unanswered.popleft()
+        elif not isinstance(reply, list) and command == "SSUBSCRIBE":
+            wire.unanswered.popleft()
 
     def drain(self) -> None:
         """What was received, and what it must be."""

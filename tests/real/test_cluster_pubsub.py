@@ -1,10 +1,10 @@
-"""Pub/Sub of real clusters: each sharded channel receives again after whatever happens to its slot, and gaps are told."""
+"""Pub/Sub of real clusters: whatever happens to its slot, each sharded channel receives again, and gaps are told."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +13,7 @@ from redis import exceptions as redis_errors
 
 from tests.real.scenes import HANG, clients_tasks, until
 from trio_sentinel_scan import ClusterSubscriber, Gap, Message
+from trio_sentinel_scan._core.shard_node import ShardNode
 from trio_sentinel_scan._core.slots import slot_of
 from trio_sentinel_scan._trio.cluster import ClusterClient
 from trio_sentinel_scan.testing import CommandFailed, LocalCluster, ServerBinary, ServerNotRunning
@@ -67,10 +68,8 @@ class Radio:
         since = self.number
         while any(not self.heard[name] or self.heard[name][-1] <= since for name in names):
             # (A node may be just going down.)
-            try:
+            with suppress(CommandFailed, ServerNotRunning):
                 await self.publish()
-            except (CommandFailed, ServerNotRunning):
-                pass
             await trio.sleep(0.02)
 
     def check(self) -> None:
@@ -93,7 +92,7 @@ async def subscribers_of(cluster: LocalCluster) -> dict[str, int]:
         reply = await node.execute("CLIENT", "LIST")
         assert isinstance(reply, bytes)
         for line in reply.decode().splitlines():
-            fields = dict(word.partition("=")[::2] for word in line.split())
+            fields = {name: value for name, _, value in (word.partition("=") for word in line.split())}
             if int(fields.get("ssub", 0)):
                 key = f"{node.port}#{fields['id']}"
                 found[key] = int(fields["ssub"])
@@ -182,8 +181,6 @@ async def test_guard_without_the_nodes_own_word_it_stays_silent(
     each_server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client that only listens and does not understand `sunsubscribe` hears nothing until the map is asked for."""
-    from trio_sentinel_scan._core.shard_node import ShardNode  # noqa: PLC0415 (what is switched off)
-
     async with on_air(each_server_binary) as (cluster, radio):
         with monkeypatch.context() as patch:
             patch.setattr(ShardNode, "_take_end", lambda *_: None)
@@ -282,18 +279,19 @@ async def test_a_slot_without_an_owner_for_a_while(each_server_binary: ServerBin
         slot = slot_of(CHANNELS[0].encode())
         old = await without_an_owner(cluster, slot)
         subscriber = radio.subscriber
+        new = f"{{{CHANNELS[0]}}}:new"
         await until(lambda: not subscriber._shard_plan.is_settled)
         others = [name for name in CHANNELS if name not in on_slot(slot)]
         await radio.until_all_hear(others)
         assert not radio.gaps
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(subscriber.ssubscribe, "{%s}:new" % CHANNELS[0])
+            nursery.start_soon(subscriber.ssubscribe, new)
             await radio.until_all_hear(others)
             assert nursery.child_tasks
             await old.execute("CLUSTER", "ADDSLOTS", slot)
         await radio.until_all_hear()
         assert radio.gapped() == set(on_slot(slot))
-        await subscriber.sunsubscribe("{%s}:new" % CHANNELS[0])
+        await subscriber.sunsubscribe(new)
 
 
 async def test_guard_without_the_timer_a_slot_that_had_no_owner_stays_silent(
