@@ -1,4 +1,4 @@
-"""python -m benchmarks scan|latency|failover|memory|commands|pubsub"""
+"""python -m benchmarks scan|latency|failover|memory|commands|pubsub|cluster-pubsub"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from trio_sentinel_scan.testing import HarnessError
 
-from . import commands, failover, latency, memory, pubsub, scan
+from . import cluster_pubsub, commands, failover, latency, memory, pubsub, scan
 from .peers import KINDS, CannotBegin
 from .report import Report
 
@@ -62,6 +62,8 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
             return partial(commands.commands, report, peers=given.peers, tasks=given.tasks, calls=given.calls, **common)
         case "pubsub":
             return partial(pubsub.pubsub, report, peers=given.peers, messages=given.messages, **common)
+        case "cluster-pubsub":
+            return partial(cluster_pubsub.cluster_pubsub, report, channels=given.channels, **common)
         case _:
             verb = latency.latency if given.verb == "latency" else partial(memory.memory, dedupe=given.dedupe)
             return partial(verb, report, peers=given.peers, keys=given.keys, count=given.count, **common)
@@ -84,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Starts servers of its own, runs ours and the peers in turns, and prints medians (least..most).",
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub")
+    verbs = parser.add_subparsers(
+        dest="verb", required=True, metavar="scan|latency|failover|memory|commands|pubsub|cluster-pubsub"
+    )
 
     verb = _add(verbs, "scan", "keys per second, CPU time per key, how busy the server is", repeat=5, keys=1_000_000)
     _add_peers(verb, scan.DEFAULT_PEERS)
@@ -115,6 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     verb = _add(verbs, "pubsub", "messages to one subscriber", repeat=5, keys=None)
     _add_peers(verb, pubsub.DEFAULT_PEERS)
     verb.add_argument("--messages", type=_positive, default=pubsub.MESSAGES, metavar="N", help="default: %(default)s")
+
+    verb = _add(
+        verbs, "cluster-pubsub", "from a slot's having an owner to its channels' next messages", repeat=5, keys=None
+    )
+    verb.add_argument("--channels", type=_positive, default=cluster_pubsub.CHANNELS, metavar="N", help="%(default)s")
     return parser
 
 

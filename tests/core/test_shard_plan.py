@@ -24,7 +24,7 @@ from trio_sentinel_scan._core.mailbox import Handled, Mailbox
 from trio_sentinel_scan._core.messages import Confirmation, OnFull, SubscriberOptions
 from trio_sentinel_scan._core.shard_node import NAMES_PER_COMMAND, ShardNode
 from trio_sentinel_scan._core.shard_parts import ShardTicket
-from trio_sentinel_scan._core.shard_plan import MOST_REDIRECTS, ShardPlan
+from trio_sentinel_scan._core.shard_plan import MOST_DOUBTS, MOST_REDIRECTS, ShardPlan
 from trio_sentinel_scan._core.slots import slot_of
 from trio_sentinel_scan._core.verdicts import parse_error_reply
 from trio_sentinel_scan._core.wire import Push
@@ -415,11 +415,12 @@ def test_a_server_that_hangs_up_is_left() -> None:
 # ---- slots that move ----------------------------------------------------------------------------------------------
 
 
-def test_a_redirection_is_passed_on_and_followed() -> None:
+@pytest.mark.parametrize("host", ["", "?", "10.0.0.1"])
+def test_a_redirection_is_passed_on_and_followed(host: str) -> None:
     scene = Scene()
     ticket = scene.want(A1)
     scene.connect("A")
-    scene.refuse("A", f"MOVED {slot_of(A1)} :{scene.address('B').port}")
+    scene.refuse("A", f"MOVED {slot_of(A1)} {host}:{scene.address('B').port}")
     # (No host means the one that has answered.)
     assert scene.plan.redirections == [(slot_of(A1), scene.address("B"))]
     assert scene.plan.wants_map
@@ -511,6 +512,31 @@ def test_what_a_node_has_ended_is_asked_for_at_once() -> None:
     assert (gap.began, gap.ended, gap.dropped) == (5.0, 8.0, 0)
     assert scene.plan.gaps == 1
     assert repr(A1) not in repr(gap)
+
+
+def test_a_map_that_names_who_has_ended_it_is_doubted_for_a_while() -> None:
+    """A master that has become a replica takes the subscription again."""
+    scene = Scene().held(A1, A2)
+    scene.node("A").take([b"sunsubscribe", A1, 1], 1.0)
+    scene.node("A").take([b"sunsubscribe", A2, 0], 1.0)
+    scene.answer("A")
+    assert not scene.plan.is_settled
+    for number in range(MOST_DOUBTS):
+        assert not scene.plan.is_settled
+        scene.plan.wants_map = False
+        scene.plan.tick(float(number))
+        assert scene.plan.wants_map
+        scene.plan.map_changed(scene.map())
+    assert scene.plan.is_settled
+    scene.node("A").take([b"sunsubscribe", A1, 1], 9.0)
+    scene.answer("A")
+    assert not scene.plan.is_settled
+    fail_over(scene)
+    scene.connect("D")
+    for name in "AD":
+        scene.answer(name)
+    assert scene.where(A1) == scene.where(A2) == "D"
+    assert scene.plan.is_settled
 
 
 def test_in_another_shard_the_new_owner_is_asked_before_the_old_one_lets_go() -> None:

@@ -99,6 +99,13 @@ async def subscribers_of(cluster: LocalCluster) -> dict[str, int]:
     return found
 
 
+async def all_held_by_owners(cluster: LocalCluster, subscriber: ClusterSubscriber) -> None:
+    """Each channel is held by its slot's owner, and by nobody else."""
+    owners = {slot: node.address for node in await cluster.masters() for slot in (await node.view()).slots}
+    for name, where in subscriber._shard_plan.held().items():
+        assert where == [owners[slot_of(name)]]
+
+
 @asynccontextmanager
 async def on_air(
     binary: ServerBinary, *, protocol: Literal[2, 3] | None = None, **options: Any
@@ -123,6 +130,7 @@ async def on_air(
                 radio.check()
                 # One connection to each node that holds anything, and each channel once.
                 await until(lambda: subscriber._shard_plan.is_settled)
+                await all_held_by_owners(cluster, subscriber)
                 counts = await subscribers_of(cluster)
                 assert sum(counts.values()) == len(CHANNELS)
                 assert len(counts) == len({key.partition("#")[0] for key in counts})

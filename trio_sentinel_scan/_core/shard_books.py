@@ -52,6 +52,8 @@ class ShardBooks:
         self._nodes: dict[Address, ShardNode] = {}
         # Invariant: the channels that are wanted and not held by their slot's owner alone.
         self._unsettled: dict[bytes, None] = {}
+        # Channels that a node has ended by itself, and for how many ticks more the map is doubted if it names that one.
+        self._doubted: dict[bytes, int] = {}
         # Calls that unsubscribe, by the channels that a node holds still.
         self._leaving: dict[bytes, list[ShardTicket]] = {}
         # Calls that are not settled. For a ping: the nodes that owe an answer.
@@ -68,7 +70,7 @@ class ShardBooks:
     @property
     def is_settled(self) -> bool:
         """Whether everything that is wanted is held where it belongs; else it wants `tick` to be called."""
-        return not self._unsettled
+        return not (self._unsettled or self._doubted)
 
     def wanted(self) -> dict[bytes, Handler | None]:
         """The channels that are wanted, with their handlers."""
@@ -134,6 +136,7 @@ class ShardBooks:
             if want.node is not None:
                 want.node.assigned.pop(name, None)
             want.node = node
+            self._doubted.pop(name, None)
         if node is not None:
             node.assigned[name] = None
         return node
@@ -162,6 +165,7 @@ class ShardBooks:
     def _unwant(self, name: bytes) -> None:
         want = self._wanted.pop(name)
         self._unsettled.pop(name, None)
+        self._doubted.pop(name, None)
         if want.node is not None:
             want.node.assigned.pop(name, None)
         for node in self._nodes.values():

@@ -38,6 +38,9 @@ __all__ = ["ShardPlan"]
 
 # Redirections in a row that are followed at once: a map and two nodes may send us in circles.
 MOST_REDIRECTS: Final = 5
+# Ticks for which a map is doubted: a master that has become a replica ends its subscriptions and takes them again, and
+# a map that takes it for the master still would leave us there.
+MOST_DOUBTS: Final = 4
 
 
 class ShardPlan(ShardBooks):
@@ -97,6 +100,7 @@ class ShardPlan(ShardBooks):
         """Nothing is wanted any more. All connections are to be given up."""
         self._wanted.clear()
         self._unsettled.clear()
+        self._doubted.clear()
         self._leaving.clear()
         self._nodes.clear()
         for ticket in tuple(self._tickets):
@@ -118,6 +122,11 @@ class ShardPlan(ShardBooks):
 
     def tick(self, now: float) -> None:
         """A while has gone by, and something is unsettled: what waited for that is asked for again."""
+        for name, times in tuple(self._doubted.items()):
+            self.wants_map = True
+            self._doubted[name] = times - 1
+            if times == 1:
+                del self._doubted[name]
         names = tuple(self._unsettled)
         for name in names:
             want = self._wanted[name]
@@ -175,6 +184,9 @@ class ShardPlan(ShardBooks):
         else:
             cause = f"{node.address} has ended the subscription: it does not own the slot any more"
             self.wants_map = True
+            want = self._wanted.get(name)
+            if want is not None and want.node is node:
+                self._doubted[name] = MOST_DOUBTS
         untold = node.regained.pop(name) if name in node.regained else Interruption(cause, node.server, now)
         self._fell(node, name, untold, now)
         self._reconcile((name,))
@@ -265,7 +277,9 @@ class ShardPlan(ShardBooks):
             want.rests = want.redirects > MOST_REDIRECTS
         if isinstance(error, MovedError):
             told: Any = error
-            self.redirections.append((told.slot_id, Address(told.host or node.address.host, told.port)))
+            # (Without a host, or with an unknown one, it is that of the one that has answered.)
+            host = node.address.host if told.host in {"", "?"} else told.host
+            self.redirections.append((told.slot_id, Address(host, told.port)))
 
     def _refused(
         self, node: ShardNode, names: tuple[bytes, ...], ticket: ShardTicket | None, error: RedisError

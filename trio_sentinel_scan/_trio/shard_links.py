@@ -60,6 +60,8 @@ class ShardLinks:
         self._monitor = monitor
         self._on_error = on_error
         self._failed = False
+        # Rings when something is not held where it belongs.
+        self._unsettled = Bell()
         # Those that are running; each for a node that the plan has, or that it had and that is being left.
         self._links: dict[ShardNode, _NodeLink] = {}
         # Invariant: not None exactly while `run` is running.
@@ -87,6 +89,8 @@ class ShardLinks:
             for node in plan.nodes.values():
                 if node not in self._links:
                     self._start(node, self._nursery)
+        if not plan.is_settled:
+            self._unsettled.ring()
         self.moved.ring()
 
     @property
@@ -115,7 +119,7 @@ class ShardLinks:
     async def _tick_on(self) -> None:
         while True:
             while self.plan.is_settled:
-                await self.moved.wait()
+                await self._unsettled.wait()
             await trio.sleep(RETRY_PERIOD)
             self.plan.tick(trio.current_time())
             self.follow()
