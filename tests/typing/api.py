@@ -8,13 +8,16 @@ from typing import Any, assert_never, assert_type
 import trio_sentinel_scan
 from trio_sentinel_scan import (
     Address,
+    ClusterSubscriber,
     CompactSeen,
     DurableSeenKeys,
     EventsMissed,
     ExactSeen,
+    Gap,
     KeyDetails,
     MasterChange,
     MasterState,
+    Message,
     RedisClient,
     ReplicaAdd,
     ReplicaRemove,
@@ -54,6 +57,20 @@ async def what_happens_to_a_service(client: SentinelClient) -> None:
                     assert_type(event.state, TopologyState)
                 case _:
                     assert_never(event)
+
+
+async def what_a_cluster_tells(subscriber: ClusterSubscriber) -> None:
+    """Messages and gaps, and nothing else."""
+    await subscriber.ssubscribe("a", b"b", c=print)
+    await subscriber.sunsubscribe("a")
+    async for item in subscriber:
+        match item:
+            case Message(type=kind):
+                assert_type(kind, str)
+            case Gap(channels=channels):
+                assert_type(channels, tuple[Any, ...])
+            case _:
+                assert_never(item)
 
 
 async def items_of_a_collection(client: RedisClient) -> None:
