@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -326,4 +327,4 @@ class Sharding(RuleBasedStateMachine):
 
 
 Sharding.TestCase.settings = settings(deadline=None, max_examples=300, stateful_step_count=50)
-TestSharding = Sharding.TestCase
+TestSharding = pytest.mark.slow(Sharding.TestCase)
