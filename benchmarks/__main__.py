@@ -1,4 +1,4 @@
-"""python -m benchmarks scan|latency|failover|memory|commands|pubsub|cluster-scan|cluster-commands"""
+"""python -m benchmarks scan|latency|failover|memory|commands|pubsub|cluster-scan|cluster-commands|cluster-pubsub"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 
 from trio_sentinel_scan.testing import HarnessError
 
-from . import cluster_commands, cluster_scan, commands, failover, latency, memory, pubsub, scan
+from . import cluster_commands, cluster_pubsub, cluster_scan, commands, failover, latency, memory, pubsub, scan
 from .peers import KINDS, CannotBegin
 from .report import Report
 
@@ -69,6 +69,8 @@ def _work(given: argparse.Namespace, report: Report) -> Callable[[], Awaitable[N
             return partial(work, report, peers=given.peers, tasks=given.tasks, calls=given.calls, **common)
         case "pubsub":
             return partial(pubsub.pubsub, report, peers=given.peers, messages=given.messages, **common)
+        case "cluster-pubsub":
+            return partial(cluster_pubsub.cluster_pubsub, report, channels=given.channels, **common)
         case _:
             verb = latency.latency if given.verb == "latency" else partial(memory.memory, dedupe=given.dedupe)
             return partial(verb, report, peers=given.peers, keys=given.keys, count=given.count, **common)
@@ -94,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(
         dest="verb",
         required=True,
-        metavar="scan|latency|failover|memory|commands|pubsub|cluster-scan|cluster-commands",
+        metavar="scan|latency|failover|memory|commands|pubsub|cluster-scan|cluster-commands|cluster-pubsub",
     )
 
     verb = _add(verbs, "scan", "keys per second, CPU time per key, how busy the server is", repeat=5, keys=1_000_000)
@@ -135,6 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     verb = _add(verbs, "cluster-scan", "keys per second over three masters", repeat=5, keys=1_000_000)
     _add_peers(verb, cluster_scan.DEFAULT_PEERS)
     verb.add_argument("--count", type=int, metavar="N", help="COUNT for all (default: each at its own)")
+
+    verb = _add(
+        verbs, "cluster-pubsub", "from a slot's having an owner to its channels' next messages", repeat=5, keys=None
+    )
+    verb.add_argument("--channels", type=_positive, default=cluster_pubsub.CHANNELS, metavar="N", help="%(default)s")
     return parser
 
 

@@ -81,6 +81,7 @@ from ._spilling import SpillingSeen as SpillingSeen
 from ._trio.client import RedisClient as RedisClient, SentinelClient as SentinelClient, connect as connect
 from ._trio.cluster import ClusterClient as ClusterClient
 from ._trio.cluster_pipeline import ClusterPipeline as ClusterPipeline
+from ._trio.cluster_pubsub import ClusterSubscriber as ClusterSubscriber
 from ._trio.lease import Lease as Lease
 from ._trio.lock import Lock as Lock
 from ._trio.pipeline import Pipeline as Pipeline

@@ -7,13 +7,13 @@ import importlib
 from functools import partial
 from typing import Any
 
+from trio_sentinel_scan._trio.cluster import ClusterClient
+
 from . import Stage
 
 
 async def ours(stage: Stage) -> None:
-    # Any: the scan is a part of the client that is typed by itself.
-    cluster_client: Any = importlib.import_module("trio_sentinel_scan._trio.cluster").ClusterClient
-    async with cluster_client([(stage.host, stage.port)]) as client:
+    async with ClusterClient([(stage.host, stage.port)]) as client:
         stage.ready()
         keys = 0
         async with client.open_scan(**stage.scan_arguments, **stage.task["options"]) as pages:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trio_sentinel_scan import ConfigError, RedisClient, SentinelClient
-from trio_sentinel_scan._trio.cluster import ClusterClient
+from trio_sentinel_scan import ClusterClient, ConfigError, RedisClient, SentinelClient
 from trio_sentinel_scan.cli._scan import ScanOptions
 from trio_sentinel_scan.cli._settings import Client, ServerOptions, has_password, make_client
 from trio_sentinel_scan.cli._tls import TlsOptions

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tests.real.scenes import HANG
-from trio_sentinel_scan import ScanPage, ScanPages
+from trio_sentinel_scan import ClusterClient, ScanPage, ScanPages
 from trio_sentinel_scan._core.slots import slot_of
-from trio_sentinel_scan._trio.cluster import ClusterClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Collection, Iterable

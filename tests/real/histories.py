@@ -17,8 +17,7 @@ from trio_sentinel_scan import CommandOutcomeUnknown
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from trio_sentinel_scan import RedisClient, SentinelClient
-    from trio_sentinel_scan._trio.cluster import ClusterClient
+    from trio_sentinel_scan import ClusterClient, RedisClient, SentinelClient
 
 TASKS: Final = 50
 _APART: Final = 1_000_000

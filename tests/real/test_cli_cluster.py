@@ -8,7 +8,6 @@ import pytest
 
 from tests.real.commandline import cli, running
 from tests.real.test_cli_failures import check_failed
-from trio_sentinel_scan._trio.cluster import ClusterClient
 from trio_sentinel_scan.testing import LocalCluster
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.trio,
     pytest.mark.slow,
-    pytest.mark.skipif(not hasattr(ClusterClient, "open_scan"), reason="the scan of a cluster is not merged yet"),
 ]
 
 # More than fits into the pipe and all that waits for it: the scan has to wait for its reader.

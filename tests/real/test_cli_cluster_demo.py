@@ -10,7 +10,6 @@ import trio
 
 from tests.real.commandline import cli, cli_at_terminal
 from tests.real.test_cli_demo import Lines
-from trio_sentinel_scan._trio.cluster import ClusterClient
 from trio_sentinel_scan.cli._cluster_demo import _MOVED, _Demo
 from trio_sentinel_scan.cli._cluster_naive import NaiveClusterScan
 from trio_sentinel_scan.cli._comparison import DemoFailed
@@ -23,12 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
 
-until_merged = pytest.mark.skipif(
-    not hasattr(ClusterClient, "open_scan"), reason="the scan of a cluster is not merged yet"
-)
 
-
-@until_merged
 async def test_the_default_run(each_server_binary: ServerBinary) -> None:
     ended = await cli("demo", "--cluster", env={"TRIO_SENTINEL_SCAN_SERVER": str(each_server_binary.path)})
     assert (ended.status, ended.err) == (0, "")
@@ -61,7 +55,6 @@ async def test_the_default_run(each_server_binary: ServerBinary) -> None:
     assert int(lost[1].replace(",", "")) > 11_000
 
 
-@until_merged
 async def test_at_a_terminal(server_binary: ServerBinary) -> None:
     env = {"TRIO_SENTINEL_SCAN_SERVER": str(server_binary.path)}
     arguments = ("demo", "--cluster", "--keys", "5000", "--seconds-per-page", "0.005")

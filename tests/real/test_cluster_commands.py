@@ -16,13 +16,12 @@ from redis.exceptions import MovedError, ResponseError
 from tests.real.histories import Workload
 from tests.real.proxy import open_proxy
 from tests.real.scenes import HANG, clients_tasks, until
-from trio_sentinel_scan import AuthenticationFailed, CommandOutcomeUnknown, KeysInDifferentSlots, connect
+from trio_sentinel_scan import AuthenticationFailed, ClusterClient, CommandOutcomeUnknown, KeysInDifferentSlots, connect
 from trio_sentinel_scan._core import command_keys
 from trio_sentinel_scan._core.command_keys import Unlisted, key_places, read_key_places
 from trio_sentinel_scan._core.replies import as_text
 from trio_sentinel_scan._core.slots import slot_of
 from trio_sentinel_scan._trio import cluster_router
-from trio_sentinel_scan._trio.cluster import ClusterClient
 from trio_sentinel_scan.testing import (
     LocalCluster,
     LocalClusterNode,

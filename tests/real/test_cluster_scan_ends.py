@@ -7,8 +7,7 @@ import trio
 
 from tests.real.cluster_scenes import ClusterAccount, open_client
 from tests.real.scenes import clients_tasks
-from trio_sentinel_scan import ClientClosed, ScanPages
-from trio_sentinel_scan._trio.cluster import ClusterClient
+from trio_sentinel_scan import ClientClosed, ClusterClient, ScanPages
 from trio_sentinel_scan.testing import LocalCluster, ServerBinary
 
 pytestmark = [pytest.mark.trio, pytest.mark.slow]

@@ -25,6 +25,7 @@ from tests.trio.fakes import (
 )
 from trio_sentinel_scan import (
     ClientClosed,
+    ClusterClient,
     CommandNotShareable,
     CommandOutcomeUnknown,
     ConfigError,
@@ -35,7 +36,6 @@ from trio_sentinel_scan import (
     TooManyCommandsWaiting,
 )
 from trio_sentinel_scan._core.slots import slot_of
-from trio_sentinel_scan._trio.cluster import ClusterClient
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 

@@ -13,14 +13,17 @@ from trio_sentinel_scan import (
     ClusterMap,
     ClusterNode,
     ClusterPipeline,
+    ClusterSubscriber,
     CompactSeen,
     DurableSeenKeys,
     EventsMissed,
     ExactSeen,
+    Gap,
     KeyDetails,
     Lease,
     MasterChange,
     MasterState,
+    Message,
     RedisClient,
     ReplicaAdd,
     ReplicaRemove,
@@ -62,6 +65,20 @@ async def what_happens_to_a_service(client: SentinelClient) -> None:
                     assert_type(event.state, TopologyState)
                 case _:
                     assert_never(event)
+
+
+async def what_a_cluster_tells(subscriber: ClusterSubscriber) -> None:
+    """Messages and gaps, and nothing else."""
+    await subscriber.ssubscribe("a", b"b", c=print)
+    await subscriber.sunsubscribe("a")
+    async for item in subscriber:
+        match item:
+            case Message(type=kind):
+                assert_type(kind, str)
+            case Gap(channels=channels):
+                assert_type(channels, tuple[Any, ...])
+            case _:
+                assert_never(item)
 
 
 async def items_of_a_collection(client: RedisClient) -> None:

@@ -240,14 +240,22 @@ class SubscriberOverflow(SentinelScanError):
 class SubscriptionLost(SentinelScanError, redis_errors.ResponseError):
     """The server refused what nobody was waiting for any more: a subscription that was held before, as a rule.
 
-    It is not tried again; the subscriber goes on with the others. `channels` and `patterns` are those that it gave up,
-    as bytes (they are not in the message); `__cause__` is the server's reply.
+    (Or no node of a cluster took a sharded channel within `failover_timeout`.) It is not tried again; the subscriber
+    goes on with the others. `channels`, `patterns` and `shard_channels` are those that it gave up, as bytes (they are
+    not in the message); `__cause__` is the server's reply.
     """
 
-    def __init__(self, message: str, channels: tuple[bytes, ...] = (), patterns: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        channels: tuple[bytes, ...] = (),
+        patterns: tuple[bytes, ...] = (),
+        shard_channels: tuple[bytes, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.channels = channels
         self.patterns = patterns
+        self.shard_channels = shard_channels
 
 
 # ---- A scan's end that is not "complete" -----------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from .config import checked_duration
@@ -22,10 +22,10 @@ Handler: TypeAlias = Callable[[dict[str, Any]], Any]
 class Message(NamedTuple):
     """A message that was published. `channel`, `pattern` and `data` are bytes, or str where the client decodes."""
 
-    # "message", or "pmessage" for one that came by a pattern.
+    # "message", "pmessage" for one that came by a pattern, "smessage" for one of a sharded channel.
     type: str
     channel: Any
-    # The pattern that it came by; None for "message".
+    # The pattern that it came by; None for all but "pmessage".
     pattern: Any
     data: Any
 
@@ -51,6 +51,8 @@ class Gap:
     ended: float
     # How many messages were dropped because the buffer was full; 0 for an interruption, where nobody knows.
     dropped: int = 0
+    # The sharded channels that were interrupted, as in `Message`; empty where it is about all that came from a server.
+    channels: tuple[Any, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from .._core import config
 from .._core.errors import ConfigError
 from .cluster_commands import ClusterCommands
 from .cluster_monitor import ClusterMonitor
+from .cluster_pubsub import ClusterPubSub
 from .cluster_scan import ClusterScans
 from .first_connection import connect_to_cluster
 from .nurseries import open_service_nursery
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterClient"]
 
 
-class ClusterClient(ClusterCommands, ClusterScans):
+class ClusterClient(ClusterCommands, ClusterPubSub, ClusterScans):  # type: ignore[misc]  # as in redis-py's own client
     """A client of a cluster: it learns of all nodes from those it is given, and follows the slots::
 
     async with ClusterClient([("10.0.0.1", 6379), ("10.0.0.2", 6379)]) as client: ...
@@ -88,8 +89,7 @@ class ClusterClient(ClusterCommands, ClusterScans):
                 await connect_to_cluster(self._monitor, self._settings)
                 yield
             finally:
-                for end in tuple(self._on_scans_end):
-                    end()
+                self._monitor.stop()
                 await self._close_commands()  # noqa: ASYNC102 (closing is shielded, and takes no time)
                 await self._monitor.aclose()
 

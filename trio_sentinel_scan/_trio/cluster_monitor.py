@@ -64,6 +64,8 @@ class ClusterMonitor:
         self.views: ClusterViews = ClusterViews(seeds)
         # Called, synchronously, whenever the map says something new.
         self.on_change: set[Callable[[], None]] = set()
+        # Called, synchronously, when the client closes.
+        self.on_stop: set[Callable[[], None]] = set()
         # How many times the map was asked for.
         self.refreshes: int = 0
         self._settings = settings
@@ -162,6 +164,11 @@ class ClusterMonitor:
                 line.connection = None
                 await connection.aclose()  # noqa: ASYNC102 (closing is shielded, and takes no time)
                 raise
+
+    def stop(self) -> None:
+        """The client is closing: nobody tells of the cluster any more."""
+        for callback in tuple(self.on_stop):
+            callback()
 
     async def aclose(self) -> None:
         """Close what the nodes were asked over."""

@@ -241,7 +241,6 @@ async def open_cluster_scan(
     options: ClusterScanOptions,
     settings: ClientSettings,
     monitor: ClusterMonitor,
-    on_stop: set[Callable[[], None]],
 ) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan of a cluster for as long as the block lasts."""
     with lent_to_a_scan(options.scan.dedupe):
@@ -250,13 +249,13 @@ async def open_cluster_scan(
         # It has all of a scan that pages use.
         pages: ScanPages[Any] = ScanPages(cast("Scan", scan), receive_channel)
         async with open_service_nursery() as nursery:
-            on_stop.add(scan.end)
+            monitor.on_stop.add(scan.end)
             nursery.start_soon(scan.conduct, nursery, send_channel)
             try:
                 with receive_channel:
                     yield pages
             finally:
-                on_stop.discard(scan.end)
+                monitor.on_stop.discard(scan.end)
                 scan.closed()
 
 
@@ -265,11 +264,6 @@ class ClusterScans:
 
     _settings: ClientSettings
     _monitor: ClusterMonitor
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Called, synchronously, when the client closes.
-        self._on_scans_end: set[Callable[[], None]] = set()
 
     def _check_open(self) -> None:
         raise NotImplementedError
@@ -363,4 +357,4 @@ class ClusterScans:
             fallback=fallback,
             allow_uncovered=allow_uncovered,
         )
-        return open_cluster_scan(options, self._settings, self._monitor, self._on_scans_end)
+        return open_cluster_scan(options, self._settings, self._monitor)

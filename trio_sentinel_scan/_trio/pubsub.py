@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import trio
 from redis.commands.helpers import list_or_args, parse_pubsub_subscriptions
@@ -14,7 +16,7 @@ from redis.commands.helpers import list_or_args, parse_pubsub_subscriptions
 from .._core.errors import ClientClosed, ConfigError
 from .._core.mailbox import Handled, Item
 from .._core.messages import Confirmation, Gap, Handler, Message
-from .._core.subscriptions import Kind
+from .._core.subscriptions import Kind, Subscriptions
 from .nurseries import open_service_nursery
 from .pubsub_link import SubscriberLink
 
@@ -25,19 +27,29 @@ if TYPE_CHECKING:
     from redis.typing import ChannelT, Subscription
 
     Names: TypeAlias = ChannelT | Iterable[ChannelT]
-    Subscriptions: TypeAlias = ChannelT | Subscription | Iterable[ChannelT | Subscription]
+    Subscribed: TypeAlias = ChannelT | Subscription | Iterable[ChannelT | Subscription]
 
     from .._core.messages import SubscriberOptions
+    from .._core.shard_parts import ShardTicket
     from .._core.subscriptions import Ticket
     from .sources import SentinelService, SingleServer
 
-__all__ = ["Subscriber", "open_subscriber"]
+__all__ = ["Subscriber", "given_names", "given_subscriptions", "open_subscriber"]
 
 # redis-py's form of what was received.
 _Dict: TypeAlias = dict[str, Any]
 
 # After so many items in a row that were there already, the other tasks get their turn.
 ITEMS_PER_TURN: Final = 16
+
+TicketT = TypeVar("TicketT", "Ticket", "ShardTicket")
+# Only taken as an argument.
+_TicketT_contra = TypeVar("_TicketT_contra", contravariant=True)
+
+
+class _Abandons(Protocol[_TicketT_contra]):
+    def abandon(self, ticket: _TicketT_contra, /) -> None: ...
+
 
 _encode_all = cast("Callable[..., dict[Any, Handler | None]]", parse_pubsub_subscriptions)
 
@@ -49,10 +61,10 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
     Several tasks may receive; each item goes to one of them. `get_message` and `listen` are redis-py's.
     """
 
-    def __init__(self, link: SubscriberLink, options: SubscriberOptions, encoder: Encoder) -> None:
+    def __init__(self, link: SubscriberLink, plan: Subscriptions, options: SubscriberOptions, encoder: Encoder) -> None:
         self._link = link
-        self._plan = link.plan
-        self._mailbox = link.plan.mailbox
+        self._plan = plan
+        self._mailbox = plan.mailbox
         self._options = options
         self._encode: Callable[[Any], Any] = cast("Any", encoder).encode
         decode: Callable[[Any], Any] = cast("Any", encoder).decode
@@ -65,7 +77,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
 
     # ---- subscribing ---------------------------------------------------------------------------------------------
 
-    async def subscribe(self, *args: Subscriptions, **kwargs: Handler) -> None:
+    async def subscribe(self, *args: Subscribed, **kwargs: Handler) -> None:
         """Subscribe to channels; returns when the server has confirmed all of them.
 
         As in redis-py, a keyword's value is a handler: it is called (and awaited, if it is async) by whoever receives,
@@ -77,7 +89,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         """
         await self._subscribe(Kind.CHANNEL, args, kwargs)
 
-    async def psubscribe(self, *args: Subscriptions, **kwargs: Handler) -> None:
+    async def psubscribe(self, *args: Subscribed, **kwargs: Handler) -> None:
         """Subscribe to patterns, as `subscribe` does to channels."""
         await self._subscribe(Kind.PATTERN, args, kwargs)
 
@@ -160,7 +172,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
             if isinstance(item, list):
                 return self._message(item)
             if isinstance(item, Gap):
-                return item
+                return self._gap(item)
             if isinstance(item, Handled):
                 await self._handle(item)
             elif isinstance(item, Exception):
@@ -234,7 +246,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         if self._decode is not None:
             reply = [reply[0], *map(self._decode, reply[1:])]
         if len(reply) == 3:
-            return Message("message", reply[1], None, reply[2])
+            return Message("smessage" if reply[0] == b"smessage" else "message", reply[1], None, reply[2])
         return Message("pmessage", reply[2], reply[1], reply[3])
 
     def _as_dict(self, item: Item, *, ignore: bool = False) -> _Dict | None:
@@ -246,7 +258,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         if ignore or self._options.ignore_subscribe_messages:
             return None
         if isinstance(item, Gap):
-            return {"type": "gap", "pattern": None, "channel": None, "data": item}
+            return {"type": "gap", "pattern": None, "channel": None, "data": self._gap(item)}
         assert isinstance(item, Confirmation)
         return {"type": item.type, "pattern": None, "channel": self._decoded(item.name), "data": item.count}
 
@@ -254,6 +266,15 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         result = item.handler(self._message(item.reply)._asdict())
         if inspect.isawaitable(result):
             await result
+
+    def _gap(self, gap: Gap) -> Gap:
+        if self._decode is None or not gap.channels:
+            return gap
+        try:
+            return replace(gap, channels=tuple(map(self._decode, gap.channels)))
+        except UnicodeDecodeError:
+            # Better in bytes than not told.
+            return gap
 
     def _decoded(self, name: bytes) -> Any:
         return name if self._decode is None else self._decode(name)
@@ -263,25 +284,27 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
 
     async def _subscribe(self, kind: Kind, args: tuple[Any, ...], kwargs: Mapping[str, Handler]) -> None:
         self._check_open()
-        names = {bytes(self._encode(name)): handler for name, handler in _encode_all(args, kwargs).items()}
+        names = given_subscriptions(args, kwargs, self._encode)
         if not names:
             raise ConfigError("args", "there is nothing to subscribe to")
         await self._settled(self._plan.subscribe(kind, names))
 
     async def _unsubscribe(self, kind: Kind, args: tuple[Any, ...]) -> None:
         self._check_open()
-        given = [bytes(self._encode(name)) for name in list_or_args(args[0], args[1:])] if args else None
-        await self._settled(self._plan.unsubscribe(kind, given))
+        await self._settled(self._plan.unsubscribe(kind, given_names(args, self._encode)))
 
     async def _settled(self, ticket: Ticket) -> None:
         self._link.called()
+        await self._outcome(ticket, self._plan)
+
+    async def _outcome(self, ticket: TicketT, plan: _Abandons[TicketT]) -> None:
         try:
             await trio.lowlevel.checkpoint()
             while not ticket.settled:
                 await self._link.moved.wait()
         finally:
             if not ticket.settled:
-                self._plan.abandon(ticket)
+                plan.abandon(ticket)
         if ticket.error is not None:
             raise ticket.error.with_traceback(None)
 
@@ -318,6 +341,18 @@ class _Listening(AsyncIterator[_Dict]):
         return found
 
 
+def given_subscriptions(
+    args: tuple[Any, ...], kwargs: Mapping[str, Handler], encode: Callable[[Any], Any]
+) -> dict[bytes, Handler | None]:
+    """Names and their handlers, in all the ways in which redis-py takes them."""
+    return {bytes(encode(name)): handler for name, handler in _encode_all(args, kwargs).items()}
+
+
+def given_names(args: tuple[Any, ...], encode: Callable[[Any], Any]) -> list[bytes] | None:
+    """Names, as redis-py takes them; None if none are given."""
+    return [bytes(encode(name)) for name in list_or_args(args[0], args[1:])] if args else None
+
+
 def _closed() -> ClientClosed:
     return ClientClosed("the subscriber is closed: use it inside its async with block")
 
@@ -327,8 +362,9 @@ async def open_subscriber(
     options: SubscriberOptions, source: SingleServer | SentinelService, encoder: Encoder
 ) -> AsyncGenerator[Subscriber]:
     """A subscriber for as long as the block lasts."""
-    link = SubscriberLink(options, source)
-    subscriber = Subscriber(link, options, encoder)
+    plan = Subscriptions(options, failover_timeout=source.failover_timeout, jitter=random.random)
+    link = SubscriberLink(plan, options, source)
+    subscriber = Subscriber(link, plan, options, encoder)
     async with open_service_nursery() as nursery:
         source.on_stop.add(subscriber.end)
         nursery.start_soon(link.run)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -19,19 +18,22 @@ from .._core.errors import (
     SubscriberOverflow,
 )
 from .._core.handshake import unfit_for_scanning
-from .._core.subscriptions import Subscriptions
 from .._core.wire import NOT_YET, Decoder, encode_commands
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from .._core.identity import ServerIdentity
+    from .._core.mailbox import Mailbox
     from .._core.messages import SubscriberOptions
+    from .._core.reconnecting import Reconnecting
     from .._core.scan_steps import Target
+    from .._core.wire import Argument, Reply
     from .connection import Connection
     from .sources import SentinelService, SingleServer
     from .streams import Stream
 
-__all__ = ["Bell", "SubscriberLink"]
+__all__ = ["Bell", "LinkPlan", "SubscriberLink"]
 
 logger = logging.getLogger("trio_sentinel_scan.pubsub")
 
@@ -54,23 +56,58 @@ class Bell:
         await self._event.wait()
 
 
-class SubscriberLink:
-    """One subscriber's connection to the server that its client follows, while `run` is running."""
+class LinkPlan(Protocol):
+    """What a link asks, and tells, of the subscriptions that it serves."""
 
-    def __init__(self, options: SubscriberOptions, source: SingleServer | SentinelService) -> None:
+    reconnecting: Reconnecting
+    server: ServerIdentity | None
+
+    @property
+    def mailbox(self) -> Mailbox: ...
+    @property
+    def error(self) -> Exception | None: ...
+    @property
+    def is_connected(self) -> bool: ...
+    @property
+    def wants_connection(self) -> bool: ...
+    @property
+    def answer_is_due(self) -> bool: ...
+    @property
+    def must_read(self) -> bool: ...
+    @property
+    def has_commands(self) -> bool: ...
+    def commands(self) -> list[tuple[Argument, ...]]: ...
+    def connected(self, server: ServerIdentity, now: float) -> None: ...
+    def lost(self, cause: str, now: float, heard: float) -> None: ...
+    def take(self, reply: Reply, now: float) -> None: ...
+    def check_health(self) -> None: ...
+    def fail(self, error: Exception) -> None: ...
+
+
+class SubscriberLink:
+    """A subscriber's connection to a server, wherever its source leads, while `run` is running."""
+
+    def __init__(
+        self,
+        plan: LinkPlan,
+        options: SubscriberOptions,
+        source: SingleServer | SentinelService,
+        *,
+        moved: Bell | None = None,
+        room: Bell | None = None,
+    ) -> None:
+        """`moved` and `room` are given where several links have one mailbox."""
         settings = source.settings
-        self.plan: Subscriptions = Subscriptions(
-            options, failover_timeout=source.failover_timeout, jitter=random.random
-        )
+        self.plan: LinkPlan = plan
         # Rings when there may be something to receive, or a call may be settled.
-        self.moved: Bell = Bell()
+        self.moved: Bell = Bell() if moved is None else moved
         self._source = source
         self._response_timeout: float = settings.response_timeout
         self._health_check_interval = options.health_check_interval
         # Ring when there may be something to connect for, something to send, room in the buffer.
         self._work = Bell()
         self._outgoing = Bell()
-        self._room = Bell()
+        self.room: Bell = Bell() if room is None else room
         # Around the connection under way, from dialling on. Invariant: both None while there is none.
         self._abort: trio.CancelScope | None = None
         self._target: Target | None = None
@@ -87,13 +124,13 @@ class SubscriberLink:
         if self._reading is not None and self.plan.answer_is_due:
             due = trio.current_time() + self._response_timeout
             self._reading.deadline = min(self._reading.deadline, due)
-        for bell in (self._work, self._outgoing, self._room, self.moved):
+        for bell in (self._work, self._outgoing, self.room, self.moved):
             bell.ring()
 
     def made_room(self) -> None:
         """Something was received."""
         if self.plan.mailbox.has_room_again:
-            self._room.ring()
+            self.room.ring()
 
     def hang_up(self, reason: str) -> None:
         """Give the connection up, if there is one."""
@@ -125,7 +162,11 @@ class SubscriberLink:
             self.plan.fail(error)
         finally:
             self._source.on_change.discard(self._notice_change)
-            self.moved.ring()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Something has changed that somebody may wait for."""
+        self.moved.ring()
 
     def _notice_change(self) -> None:
         if self._target is not None and self._target.version == self._source.target.version:
@@ -162,7 +203,7 @@ class SubscriberLink:
                 problem = f"{target.address} did not confirm the subscriptions"
         logger.debug("the subscriber's connection to %s ended: %s", target.address, problem)
         plan.lost(problem, trio.current_time(), self._heard)
-        self.moved.ring()
+        self._tell()
 
     async def _connect_and_use(self, target: Target) -> None:
         connection = await self._source.connect(target)
@@ -175,6 +216,7 @@ class SubscriberLink:
                 raise RoleMismatch(unfit)
             self._heard = trio.current_time()
             self.plan.connected(greeting.identity, self._heard)
+            self._tell()
             self._extend_patience()
             await self._use(connection)
         finally:
@@ -206,14 +248,17 @@ class SubscriberLink:
                 continue
             now = self._heard = trio.current_time()
             decoder.feed(data, opening=decoder.is_between_replies)
-            while (reply := decoder.next_reply(decode=False)) is not NOT_YET:
-                plan.take(reply, now)
+            while True:
+                # (Before the first, too: other links may have filled it.)
                 if mailbox.must_wait and not plan.must_read:
                     await self._wait_for_room()
+                if (reply := decoder.next_reply(decode=False)) is NOT_YET:
+                    break
+                plan.take(reply, now)
             if plan.has_commands:
                 self._outgoing.ring()
             self._extend_patience()
-            self.moved.ring()
+            self._tell()
 
     async def _receive(self, stream: Stream, patience: float) -> bytes | None:
         with trio.move_on_after(patience) as scope:
@@ -237,9 +282,9 @@ class SubscriberLink:
             self._abort.deadline = self.plan.reconnecting.give_up_at
 
     async def _wait_for_room(self) -> None:  # noqa: ASYNC910 (there is none when it is called)
-        self.moved.ring()
+        self._tell()
         while not (self.plan.mailbox.has_room_again or self.plan.must_read):
-            await self._room.wait()
+            await self.room.wait()
 
     async def _write(self, stream: Stream) -> None:
         while True:

@@ -64,11 +64,11 @@ class _Demo(Comparison):
 
     @asynccontextmanager
     async def _open_pages(self) -> AsyncGenerator[ScanPages[Any]]:
-        async with ClusterClient(self._cluster.addresses) as client:
-            # (The client's scan is a part of it that is typed by itself.)
-            opener: Any = client
-            async with opener.open_scan(count=self._count, page_size=self._count) as pages:
-                yield pages
+        async with (
+            ClusterClient(self._cluster.addresses) as client,
+            client.open_scan(count=self._count, page_size=self._count) as pages,
+        ):
+            yield pages
 
     async def _strike(self, nursery: trio.Nursery) -> None:
         swept, killed, unswept = self._cluster.nodes[:3]
@@ -86,9 +86,7 @@ class _Demo(Comparison):
         self._news.append(News(trio.current_time(), f"all nodes know the new master, at port {successor.port}"))
 
     def _words_for(self, restart: Restart) -> tuple[str, str]:
-        # (What slots it is about stands in a part of it that only a cluster's scan has.)
-        ranges: Any = getattr(restart, "slots", ())
-        which = describe_slots(set_of(ranges)) if ranges else "slots"
+        which = describe_slots(set_of(restart.slots)) if restart.slots else "slots"
         # A line is to fit into a terminal's.
         return f"{which}: {restart.reason.partition(': ')[0]}", f"the first page of {which}"
 

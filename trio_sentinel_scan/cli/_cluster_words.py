@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
 from .._core.slots import describe_slots, set_of
 from .._core.summary import Restart, ScanSummary
 
@@ -24,7 +21,7 @@ def state(summary: ScanSummary) -> str:
 
 def restarting(restart: Restart, *, each_once: bool = False) -> str:
     """That some slots are scanned again."""
-    slots = set_of(_slots(restart, "slots"))
+    slots = set_of(restart.slots)
     what = describe_slots(slots) if slots else "a node's slots"
     effect = "leaving out what was written" if each_once else "so keys of theirs may come again"
     return f"after {restart.at:.2f} s: {restart.reason}; scanning {what} again, {effect}"
@@ -50,18 +47,12 @@ def ending_early(summary: ScanSummary) -> str:
 def left_out(summary: ScanSummary) -> list[str]:
     """The slots that are not in it, which the user has agreed to."""
     lines: list[str] = []
-    if uncovered := set_of(_slots(summary, "uncovered_slots")):
+    if uncovered := set_of(summary.uncovered_slots):
         lines.append(f"left out: {describe_slots(uncovered)}, which no node has")
-    if let_go := set_of(_slots(summary, "slots_let_go")):
+    if let_go := set_of(summary.slots_let_go):
         lines.append(f"left out: {describe_slots(let_go)}, which the node has given away meanwhile")
     return lines
 
 
 def _times(number: int) -> str:
     return "once" if number == 1 else f"{number} times"
-
-
-def _slots(account: Restart | ScanSummary, name: str) -> Iterable[tuple[int, int]]:
-    """Ranges of slots that only a cluster's scan gives an account of."""
-    found: Any = getattr(account, name, ())
-    return found or ()

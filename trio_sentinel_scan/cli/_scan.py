@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from redis.exceptions import RedisError
 from .._core.errors import ConfigError, SeenKeysUnavailable
 from .._core.summary import ScanPage, ScanSummary
 from .._trio.cluster import ClusterClient
-from .._trio.scan import ScanPages
 from ._checkpoint import CheckpointFile
 from ._dedupe import Dedupe, open_seen_keys
 from ._formats import Encode
@@ -82,13 +80,6 @@ class ScanOptions:
         return found
 
 
-def _open(client: Client, arguments: dict[str, Any]) -> AbstractAsyncContextManager[ScanPages[Any]]:
-    # Each kind of client has some arguments of its own, and checks them.
-    opener: Any = client
-    opened: AbstractAsyncContextManager[ScanPages[Any]] = opener.open_scan(**arguments)
-    return opened
-
-
 async def run_scan(client: Client, options: ScanOptions, encode: Encode, output: Output, report: Report) -> ScanSummary:
     """Write all keys to `output`, page by page.
 
@@ -106,7 +97,7 @@ async def run_scan(client: Client, options: ScanOptions, encode: Encode, output:
             )
         async with (
             client,
-            _open(client, {**arguments, "resume": resume, "dedupe": seen}) as pages,
+            client.open_scan(**arguments, resume=resume, dedupe=seen) as pages,
             report.following(pages, each_once=options.dedupe is not None, of_cluster=of_cluster),
             output.writing(),
         ):
@@ -153,7 +144,7 @@ async def run_count(client: Client, options: ScanOptions, output: Output, report
     with open_seen_keys(dedupe, None, None) as seen:
         async with (
             client,
-            _open(client, {**arguments, "dedupe": seen}) as pages,
+            client.open_scan(**arguments, dedupe=seen) as pages,
             report.following(pages, each_once=dedupe is not None, of_cluster=of_cluster),
         ):
             async for _ in pages:

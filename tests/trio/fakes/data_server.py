@@ -33,6 +33,8 @@ class Session:
     """One connection as the program sees it."""
 
     push: Callable[[Any], None]
+    # Whether neither side has closed it.
+    is_open: Callable[[], bool] = lambda: True
     protocol: int = 2
     db: int = 0
     user: str | None = None

@@ -363,7 +363,7 @@ class Host(Generic[ProgramT_co]):
         return wire
 
     async def _serve(self, wire: Wire) -> None:
-        session = Session(push=lambda value: self._push(wire, session, value))
+        session = Session(push=lambda value: self._push(wire, session, value), is_open=lambda: not wire.over.is_set())
         session_joined = False
         reader = hiredis.Reader()
         while data := await wire.read():
