@@ -108,6 +108,15 @@ LOCAL = Address("localhost", 6379)
         ("redis+sentinel://h1/m?sentinel_tls=off", "sentinel", [Address("h1", 26379)], "m", {"sentinel_ssl": False}),
         ("redis://localhost?password=p+w%20x=y", "redis", [LOCAL], None, {"password": "p+w x=y"}),
         ("redis+sentinel://h1/m?sentinel_tls=1", "sentinel", [Address("h1", 26379)], "m", {"sentinel_ssl": True}),
+        (
+            "redis+cluster://u:p@h1,h2:7000,[::1]:7001,h1/0?retry_writes=yes",
+            "cluster",
+            [Address("h1", 6379), Address("h2", 7000), Address("::1", 7001)],
+            None,
+            {"username": "u", "password": "p", "retry_writes": True},
+        ),
+        ("rediss+cluster://h1", "cluster", [Address("h1", 6379)], None, {"ssl": True}),
+        ("valkeys+cluster://h1/", "cluster", [Address("h1", 6379)], None, {"ssl": True}),
     ],
     ids=lambda value: value if isinstance(value, str) and "://" in value else "-",
 )
@@ -122,7 +131,7 @@ def test_a_url_says_which_client_where_and_how(
     "url",
     [
         *[None, 1, b"redis://localhost"],
-        *["", "localhost", "localhost:6379", "redis:localhost", "http://localhost", "redis+cluster://h1", "://h1"],
+        *["", "localhost", "localhost:6379", "redis:localhost", "http://localhost", "redis+cluster:h1", "://h1"],
         *["redis://h1,h2", "redis://localhost:x", "redis://localhost:", "redis://localhost:65536", "redis://::1]:1"],
         *["redis://[::1", "redis://a b", "redis://h:1:2]", "redis://localhost:" + "9" * 10_000],
         *["redis://localhost/x", "redis://localhost/-1", "redis://localhost/1/2", "redis://localhost/٣"],
@@ -131,6 +140,8 @@ def test_a_url_says_which_client_where_and_how(
         *["redis+sentinel://h1", "redis+sentinel://h1/", "redis+sentinel://h1//0", "redis+sentinel://h1/m/x"],
         *["redis+sentinel:///m", "redis+sentinel://h1,,h2/m", "redis+sentinel://,/m", "redis+sentinel://h1,/m"],
         *["redis+sentinel://h1, h2/m", "redis+sentinel://h1:x/m"],
+        *["redis+cluster://", "redis+cluster://h1,,h2", "redis+cluster://h1/1", "redis+cluster://h1/service"],
+        *["redis+cluster://h1?db=1", "redis+cluster://h1?sentinel_tls=1"],
         *["redis://h?x", "redis://h?&", "redis://h?db", "redis://h?nosuch=1", "redis://h?sentinel_tls=1"],
         *["redis://h?db=x", "redis://h?db=" + "9" * 10_000, "redis://h?protocol=4", "redis://h?protocol="],
         *["redis://h?decode_responses=maybe", "redis://h?response_timeout=soon", "redis+sentinel://h/m?sentinel_tls=x"],
