@@ -356,9 +356,9 @@ async def test_plain_pubsub_moves_to_another_node(each_server_binary: ServerBina
             await other.execute("PUBLISH", "news", "1")
             assert await subscriber.receive() == Message("message", b"news", None, b"1")
             await cluster.kill(dead)
-            await until(lambda: subscriber._plan.is_connected and not subscriber._plan.answer_is_due)
-            await other.execute("PUBLISH", "weather", "2")
+            # It comes when all is subscribed to anew.
             gap = await subscriber.receive()
+            await other.execute("PUBLISH", "weather", "2")
             assert isinstance(gap, Gap)
             assert gap.channels == ()
             assert gap.old_server is not None
