@@ -28,9 +28,10 @@ PACKAGE = "trio_sentinel_scan"
 PYPROJECT = load_toml(HERE / "pyproject.toml")
 TESTS = dependency_groups(PYPROJECT, "tests")
 
-# Two at a time: CI's machine has two cores, and a file's tests keep their order. A server that finds its port taken by
-# the other one's is given another.
-PARALLEL = ("-n", "2", "--dist", "loadfile")
+# Two at a time where tests calculate: CI's machine has two cores. Four where most of them wait for servers to notice
+# each other's death. A file's tests keep their order; a server that finds its port taken by another one's gets a new one.
+TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
+FOUR_AT_A_TIME = ("-n", "4", "--dist", "loadfile")
 
 # What is quick in tests/core and tests/trio, and of tests/real the few that show that all of it connects.
 QUICK = "not full and (smoke or not (real or slow))"
@@ -88,10 +89,10 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "erase")
     # What the core decides is shown by its own tests alone: no server may pass over one of its lines by chance.
     core = "--data-file=.coverage-core"  # a dash: ".coverage.core" would be taken for a part of the second measurement
-    session.run("coverage", "run", core, "-m", "pytest", *PARALLEL, "tests/core")
+    session.run("coverage", "run", core, "-m", "pytest", *TWO_AT_A_TIME, "tests/core")
     session.run("coverage", "combine", "--quiet", core)
     session.run("coverage", "report", core, f"--include={PACKAGE}/_core/*", "--fail-under=100")
-    session.run("coverage", "run", "-m", "pytest", *PARALLEL, "--ignore=tests/core")
+    session.run("coverage", "run", "-m", "pytest", *FOUR_AT_A_TIME, "--ignore=tests/core")
     session.run("coverage", "combine", "--quiet", ".", ".coverage-core")
     session.run("coverage", "report", f"--omit={PACKAGE}/_core/*", "--fail-under=95")
 
@@ -119,7 +120,7 @@ def package(session: nox.Session) -> None:
             session.run("python", "-m", PACKAGE, "--help", silent=True)
             # What a wheel could lack shows in these: all that is imported, and real servers.
             session.run("pytest", "tests/core/test_exports.py")
-            session.run("pytest", *PARALLEL, "-m", "smoke", "tests/real", *session.posargs)
+            session.run("pytest", *FOUR_AT_A_TIME, "-m", "smoke", "tests/real", *session.posargs)
 
 
 @nox.session
@@ -130,14 +131,14 @@ def minimums(session: nox.Session) -> None:
     wanted = project["dependencies"] + extras["demo"] + extras["otel"] + extras["compact"]
     assert all(">=" in requirement for requirement in wanted), "each dependency has a floor, and this session takes it"
     session.install("-e.[demo]", *TESTS, *(requirement.replace(">=", "==") for requirement in wanted))
-    session.run("pytest", *PARALLEL, "-m", QUICK, *session.posargs)
+    session.run("pytest", *FOUR_AT_A_TIME, "-m", QUICK, *session.posargs)
 
 
 @nox.session
 def full(session: nox.Session) -> None:
     """Every test there is, those marked `full` included: what the default run samples, at length."""
     session.install("-e.[demo]", *TESTS)
-    session.run("pytest", *PARALLEL, "-m", "", *session.posargs)
+    session.run("pytest", *FOUR_AT_A_TIME, "-m", "", *session.posargs)
 
 
 @nox.session
