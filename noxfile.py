@@ -29,7 +29,7 @@ PYPROJECT = load_toml(HERE / "pyproject.toml")
 TESTS = dependency_groups(PYPROJECT, "tests")
 
 # Two at a time where tests calculate: CI's machine has two cores. Four where most of them wait for servers to notice
-# each other's death. A file's tests keep their order; a server that finds its port taken by another one's gets a new one.
+# each other's death. A file's tests keep their order; a server that finds its port taken is given another one.
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
 FOUR_AT_A_TIME = ("-n", "4", "--dist", "loadfile")
 
