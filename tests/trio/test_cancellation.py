@@ -257,9 +257,12 @@ def spread(steps: int, part: int | None) -> range:
 # ---- at every step of the consumer's task -----------------------------------------------------------------------
 
 
+@sampled
 @pytest.mark.parametrize("when", ["waiting", "waking"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_a_consumer_cancelled_at_each_of_its_steps(network: Network, scenario: Scenario, when: str) -> None:
+async def test_a_consumer_cancelled_at_each_of_its_steps(
+    network: Network, scenario: Scenario, when: str, part: int | None
+) -> None:
     """State that remains: nothing of the client's, wherever its owner was: opening, receiving, in a command, leaving.
 
     The world is as far as the scenario had got; whatever was written is there or is not, and nothing is in between.
@@ -268,7 +271,7 @@ async def test_a_consumer_cancelled_at_each_of_its_steps(network: Network, scena
     assert not cancelled
     assert steps > 10
     cancellations = 0
-    for step in range(1, steps + 1):
+    for step in spread(steps, part):
         service = make_service(network)
         _, cancelled = await steps_of(scenario, service, step, when)
         cancellations += cancelled
