@@ -362,6 +362,8 @@ class ClusterDriver:
         self.pages: list[ScanPage[Any]] = []
         self.random = random.Random(seed)
         self.surveys = 0
+        # Whether consumers have done with a page only when a test says so.
+        self.holds = False
 
     def lane_over(self, lane: LaneDriver) -> None:
         self.lanes.remove(lane)
@@ -403,7 +405,8 @@ class ClusterDriver:
                 found = driver.plan.take(page, self.now)
         if found is not None and (found := self.plan.take(found, lane, self.now)) is not None:
             self.pages.append(found)
-            self.plan.done_with(found)
+            if not self.holds:
+                self.plan.done_with(found)
 
     def run(self, *, limit: int = 20_000) -> ScanSummary:
         """To the end."""

@@ -57,16 +57,6 @@ def test_at_rest(form: CursorFormat, at_once: int) -> None:
     assert driver.surveys <= 3 + at_once
 
 
-def test_there_are_no_checkpoints() -> None:
-    """One lane's would be taken for that of a whole scan."""
-    driver = ClusterDriver(Cluster())
-    driver.run()
-    with pytest.raises(ValueError, match="no checkpoints yet"):
-        str(driver.pages[0].checkpoint)
-    with pytest.raises(ValueError, match="no checkpoints yet"):
-        str(driver.plan.checkpoint)
-
-
 def test_the_position_comes_to_one() -> None:
     driver = ClusterDriver(Cluster(), max_nodes_at_once=1)
     positions = [0.0]

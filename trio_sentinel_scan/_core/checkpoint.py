@@ -19,15 +19,30 @@ from .errors import CheckpointInvalid
 from .identity import Address, ServerIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from .cluster_checkpoint import ClusterCheckpoint, ClusterMark
     from .lanes import Lane
     from .seen_keys import DurableSeenKeys
 
-__all__ = ["STORE_NAME", "Checkpoint", "Mark", "PassFacts", "Scope", "SeenNumber", "heir", "parse_checkpoint"]
+__all__ = [
+    "STORE_NAME",
+    "Checkpoint",
+    "Mark",
+    "PassFacts",
+    "Scope",
+    "SeenNumber",
+    "check_scope",
+    "heir",
+    "parse_checkpoint",
+    "sealed",
+    "unsealed",
+]
 
 _FAMILY: Final = "tss"
 _VERSION: Final = 1
+# The families of texts, and what they are of.
+_KINDS: Final = {_FAMILY: "one server", "tssc": "a cluster"}
 _FORMATS: Final = (CursorFormat.UNKNOWN, CursorFormat.REVERSED, CursorFormat.SLOTS)
 _ROLES: Final = ("", "master", "slave")
 _DIGEST: Final = 6
@@ -97,6 +112,8 @@ class Mark:
     seen_number: int = 0
     # What the store was called then: one that was cleared since has another name, and gives its numbers anew.
     seen_name: bytes = field(default=b"", init=False)
+    # Of a lane: where the whole scan of the cluster stands. None until the page is handed out.
+    whole: ClusterMark | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.seen is not None:
@@ -104,6 +121,8 @@ class Mark:
 
     def text(self) -> str:
         """The checkpoint as a text. The seen keys that it counts on are committed first."""
+        if self.whole is not None:
+            return self.whole.text()
         seen = None
         if self.seen is not None:
             self.seen.commit()
@@ -124,6 +143,8 @@ class Checkpoint(NamedTuple):
     seen: SeenNumber | None
     seed_check: bytes = b""
     heirs: frozenset[bytes] = frozenset()
+    # Of a cluster's scan: where that stands. None of what is before it says anything then, but for `seen`.
+    cluster: ClusterCheckpoint | None = None
 
 
 def heir(address: Address) -> bytes:
@@ -165,7 +186,12 @@ def _encode(facts: PassFacts, cursors: Sequence[int | None], seen: SeenNumber | 
     parts.append(struct.pack(">H", len(cursors)) + ended.to_bytes(-(-len(cursors) // 8), "big"))
     parts += [struct.pack(">Q", cursor) for cursor in cursors if cursor is not None]
     body = b"".join(parts)
-    return f"{_FAMILY}{_VERSION}.{_letters(body + struct.pack('>I', crc32(body)))}"
+    return sealed(_FAMILY, body)
+
+
+def sealed(family: str, body: bytes) -> str:
+    """A text of this family, with a check sum."""
+    return f"{family}{_VERSION}.{_letters(body + struct.pack('>I', crc32(body)))}"
 
 
 def _letters(data: bytes) -> str:
@@ -181,12 +207,26 @@ def parse_checkpoint(text: object, scope: Scope | None) -> Checkpoint:
     """Read a checkpoint's text. Raises CheckpointInvalid, and says why: damaged, foreign, of a later version, or of
     another scan than `scope` (None: any).
     """
+    body = unsealed(_FAMILY, text)
+    try:
+        return _decode(_Reader(body), scope)
+    except (struct.error, ValueError, IndexError) as error:
+        if isinstance(error, CheckpointInvalid):
+            raise
+        raise CheckpointInvalid("is a damaged checkpoint") from None
+
+
+def unsealed(family: str, text: object) -> bytes:
+    """What is in a text of this family. Raises CheckpointInvalid."""
     if not isinstance(text, str):
         raise CheckpointInvalid(f"must be a checkpoint's text (page.checkpoint), not {type(text).__name__}")
     head, dot, rest = text.strip().partition(".")
-    version = head.removeprefix(_FAMILY)
-    if not dot or head == version or not (version.isascii() and version.isdecimal()):
+    found = head.rstrip("0123456789")
+    version = head.removeprefix(found)
+    if not dot or found not in _KINDS or not version:
         raise CheckpointInvalid("is not a checkpoint of a scan of this package")
+    if found != family:
+        raise CheckpointInvalid(f"is a checkpoint of a scan of {_KINDS[found]}, and this client is of {_KINDS[family]}")
     if version != str(_VERSION):
         raise CheckpointInvalid(
             f"is a checkpoint of version {version[:9]}, and this package reads version {_VERSION}: it was written by"
@@ -198,11 +238,11 @@ def parse_checkpoint(text: object, scope: Scope | None) -> Checkpoint:
         # (Not every bit of the last letter counts.)
         if struct.pack(">I", crc32(body)) != check or _letters(data) != rest:
             raise CheckpointInvalid("is a damaged checkpoint: its check sum is wrong")
-        return _decode(_Reader(body), scope)
-    except (binascii.Error, struct.error, ValueError, IndexError) as error:
+    except (binascii.Error, struct.error, ValueError) as error:
         if isinstance(error, CheckpointInvalid):
             raise
         raise CheckpointInvalid("is a damaged checkpoint") from None
+    return body
 
 
 class _Reader:
@@ -229,13 +269,18 @@ class _Reader:
         return self._at == len(self._data)
 
 
+def check_scope(take: Callable[[int], bytes], scope: Scope | None) -> None:
+    """Read the digests of a scope, and raise CheckpointInvalid if they are not this one's (None: any)."""
+    for argument, digest in (scope or _ANY).digests().items():
+        if take(_DIGEST) != digest and scope is not None:
+            raise CheckpointInvalid(f"is a checkpoint of another scan: {argument} was not the same")
+
+
 def _decode(reader: _Reader, scope: Scope | None) -> Checkpoint:
     db, epoch, config_epoch, form = (reader.number(size) for size in "IIQB")
     if scope is not None and db != scope.db:
         raise CheckpointInvalid(f"is a checkpoint of database {db}, and this client's is {scope.db}")
-    for argument, digest in (scope or _ANY).digests().items():
-        if reader.take(_DIGEST) != digest and scope is not None:
-            raise CheckpointInvalid(f"is a checkpoint of another scan: {argument} was not the same")
+    check_scope(reader.take, scope)
     server, role = None, ""
     if reader.take(1) != b"\0":
         run_id, host, port = reader.short(), reader.short(), reader.number("H")

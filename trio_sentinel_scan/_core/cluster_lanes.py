@@ -26,9 +26,11 @@ from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, slots_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .cluster_checkpoint import LaneMark
     from .cluster_map import ClusterMap
     from .cluster_options import ClusterScanOptions
     from .cluster_standing import Standing, Word
+    from .identity import ServerIdentity
     from .lane_plan import LanePlan
     from .summary import ScanSummary
 
@@ -67,6 +69,16 @@ class Sweep:
     # None until the driver has begun it.
     plan: LanePlan | None = None
     undecided_since: float | None = None
+    # What of a checkpoint it goes on from; None for a lane from the start of its slots.
+    resumed: LaneMark | None = None
+    # Where it stands with the pages that were handed out; None before the first.
+    mark: LaneMark | None = None
+
+    @property
+    def server(self) -> ServerIdentity | None:
+        """The process that is swept, or was; None if none was found."""
+        found = None if self.plan is None else self.plan.server
+        return self.resumed.server if found is None and self.resumed is not None else found
 
 
 @dataclass(slots=True)
@@ -111,6 +123,9 @@ class ClusterLanes:
         # The number of a slot's next sweep, and how often it was swept again.
         self._epochs = SlotNumbers()
         self._restarts = SlotNumbers()
+
+        # A checkpoint's lanes that have not begun yet. Their slots are pending, and begin in no other lane.
+        self._carried: list[LaneMark] = []
 
         # -- the lanes, by their number --
         self._numbers = 0
@@ -181,6 +196,7 @@ class ClusterLanes:
         if self.state in FINAL:
             return
         ownerless = self._pending
+        carried = self._carried_slots()
         only = None if self.options.node is None else self._owner_of_node(standing)
         # The lowest slots first: an order of its own each time would be hard to follow.
         for owner_id, owned in sorted(standing.owned.items(), key=lambda item: item[1] & -item[1]):
@@ -190,7 +206,8 @@ class ClusterLanes:
                     # Its slots have another owner, and whose it is itself nobody tells.
                     _note(waits, NOT_THERE, slots)
                     continue
-                self._begin_at_owner(this, owner_id, slots)
+                if slots := slots & ~carried:
+                    self._begin_at_owner(this, owner_id, slots)
         self._unreachable = {name: error for name, error in self._unreachable.items() if name in standing.masters}
         _note(waits, UNNAMED, ownerless & standing.claimed)
         _note(waits, NOBODY, ownerless & ~standing.claimed)
@@ -200,6 +217,12 @@ class ClusterLanes:
     def _has_room_at(self, node_id: str) -> bool:
         busy = [sweep.lane.node_id for sweep in self._under_way.values()]
         return node_id not in busy and len(busy) < self.options.max_nodes_at_once
+
+    def _carried_slots(self) -> SlotSet:
+        found = NO_SLOTS
+        for this in self._carried:
+            found |= this.slots
+        return found
 
     def _begin_at_owner(self, this: Round, owner_id: str, slots: SlotSet) -> None:
         now = this.now
@@ -265,12 +288,11 @@ class ClusterLanes:
         return some
 
     def _begin(self, this: Round, node_id: str, owner_id: str, slots: SlotSet, *, covers: bool = False) -> None:
-        self._numbers += 1
         scan, masters = self._scan, this.standing.masters
         epoch = self._epochs.highest(slots)
         parts = auto_segments(CursorFormat.SLOTS, scan.count) if scan.segments is None else scan.segments
         lane = Lane(
-            number=self._numbers,
+            number=self._numbers + 1,
             node_id=node_id,
             owner_id=owner_id,
             slots=slots,
@@ -282,16 +304,28 @@ class ClusterLanes:
             decoding=self.options.decoding,
         )
         halves = {slot: self._half[slot] for slot in slots_in(slots)} if covers else {}
-        self._under_way[lane.number] = Sweep(lane, this.standing, halves, slots, this.now)
+        self._begin_lane(this, Sweep(lane, this.standing, halves, slots, this.now))
+
+    def _go_on(self, this: Round, carried: LaneMark, slots: SlotSet) -> None:
+        """A checkpoint's lane goes on, with these of its slots."""
+        lane = carried.lane_for(self._numbers + 1, slots, self.options.decoding)
+        self._begin_lane(this, Sweep(lane, this.standing, {}, slots, this.now, resumed=carried, mark=carried))
+
+    def _begin_lane(self, this: Round, sweep: Sweep) -> None:
+        self._numbers += 1
+        lane, masters, resumed = sweep.lane, this.standing.masters, sweep.resumed
+        self._under_way[lane.number] = sweep
+        node_id, owner_id, covers = lane.node_id, lane.owner_id, lane.covers
         if not covers:
-            self._pending &= ~slots
-        self._account.reached(epoch)
+            self._pending &= ~lane.slots
+        self._account.reached(lane.epoch)
         owner = masters[owner_id]
         node = this.known.named(node_id)
         if node is None:
             node = masters[node_id].myself.node if node_id in masters else owner.lines[node_id].node
         is_replica = node_id != owner_id and not covers
-        self._to_do.append(steps.Begin(lane, node.address, is_replica, owner.myself.config_epoch))
+        resume = None if resumed is None else resumed.resumed()
+        self._to_do.append(steps.Begin(lane, node.address, is_replica, owner.myself.config_epoch, resume))
 
     # ---- the end ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .config import checked_address
-from .errors import ConfigError
+from .errors import CheckpointInvalid, ConfigError
 from .lanes import Decoding
 from .scan_options import ScanOptions, checked_scan_options
 
@@ -63,7 +63,10 @@ def checked_cluster_scan(
             "must be False: nodes have different slots, so no cursor of one of them is any good at another, whatever"
             " their hash seed",
         )
+    name = _checked_node(node, known)
     scan = checked_scan_options(
+        of_cluster=True,
+        node=name,
         certify="role" if certify == "role" else "sentinels",
         has_sentinels=True,
         encoding=settings.encoding,
@@ -73,9 +76,11 @@ def checked_cluster_scan(
     )
     if scan.cursor:
         raise ConfigError("cursor", "must be 0: a cursor means something only to the one process that issued it")
-    if scan.resume is not None:
-        raise ConfigError("resume", "a scan of a cluster cannot be resumed yet: begin it anew")
-    name = _checked_node(node, known)
+    resume = None if scan.resume is None else scan.resume.cluster
+    if resume is not None and not resume.by_majority and certify != "role":
+        raise CheckpointInvalid(
+            'is a checkpoint of a scan with certify="role", and no majority was asked: say that again'
+        )
     if name is not None and scan.read_from == "replica":
         raise ConfigError("read_from", "cannot go with node, which says which node is read: name a replica there")
     return ClusterScanOptions(

@@ -22,16 +22,17 @@ from .cluster_failures import (
     not_certified,
     not_covered,
 )
-from .cluster_lanes import NO_REPLICA, NOBODY, NOT_THERE, ClusterLanes, Half, Round, Sweep
+from .cluster_lanes import NO_REPLICA, NOBODY, NOT_THERE, Half, Round, Sweep
+from .cluster_marks import ClusterMarks, fate_of
 from .cluster_standing import Standing
 from .errors import ScanError, ScanInterrupted, SentinelScanError, ServerUnavailable
 from .lane_judgement import LaneJudgement, judge_covering, judge_owner
 from .lanes import Lane
 from .scan_states import FINAL, State
 from .slots import NO_SLOTS, SlotSet, describe_slots, set_of, slots_in
-from .summary import NO_CHECKPOINT
 
 if TYPE_CHECKING:
+    from .cluster_checkpoint import LaneMark
     from .cluster_map import ClusterMap
     from .cluster_survey import Survey
     from .lane_plan import LanePlan
@@ -43,7 +44,7 @@ __all__ = ["ClusterPlan"]
 HESITATION: Final = 0.25
 
 
-class ClusterPlan(ClusterLanes):
+class ClusterPlan(ClusterMarks):
     """One scan's decisions. Times are seconds on any clock that does not go back."""
 
     # ---- what to do ---------------------------------------------------------------------------------------------
@@ -95,9 +96,15 @@ class ClusterPlan(ClusterLanes):
         self._is_looking = self._has_news = True
         if error is None:
             # Swept to its end, with its role and its process as they were.
+            self._came_to_end(sweep)
             self._swept[number] = sweep
+            self._note_progress()
         elif isinstance(error, ScanInterrupted) and plan.server is None:
             # It had found nothing to begin with.
+            if sweep.resumed is not None:
+                # It had: what a checkpoint was made at. And it may well answer, as another process.
+                self._sweep_again(sweep, sweep.slots, error.reason, now)
+                return
             self._failures[lane.node_id] = self._failures.get(lane.node_id, 0) + 1
             self._useless_since.setdefault(lane.owner_id, sweep.began_at)
             self._give_back(sweep)
@@ -129,7 +136,7 @@ class ClusterPlan(ClusterLanes):
         slots &= self._still_wanted(sweep)
         if self.state in FINAL or not slots:
             return
-        lane, server = sweep.lane, None if sweep.plan is None else sweep.plan.server
+        lane, server = sweep.lane, sweep.server
         if self._scan.on_failover == "raise":
             self._fail(interrupted(lane, slots, reason, server, self.summary(now)), now)
             return
@@ -158,12 +165,17 @@ class ClusterPlan(ClusterLanes):
         self._find_wanted(standing)
         self._judge_swept(standing, now)
         self._leave_the_lost(standing)
+        this = Round(standing, known, now)
         if self.state not in FINAL:
-            self._begin_lanes(Round(standing, known, now))
+            self._go_on_with_lanes(this)
+        if self.state not in FINAL:
+            self._begin_lanes(this)
         if self.state not in FINAL:
             self._give_up_waiting(now)
         if self.state not in FINAL and not self._wanted & ~self._done and not self._under_way:
             self._complete(now)
+        if self.state is not State.FAILED:
+            self._note_progress()
 
     def _find_wanted(self, standing: Standing) -> None:
         """The slots of the one node, if it is one that is scanned, as they are now."""
@@ -257,6 +269,29 @@ class ClusterPlan(ClusterLanes):
             if is_lost and not sweep.lane.covers:
                 self._to_do.append(steps.Leave(number, "other nodes have its slots now"))
 
+    def _go_on_with_lanes(self, this: Round) -> None:
+        """A checkpoint's lanes go on, where nothing has happened; else their slots begin anew."""
+        waiting: list[LaneMark] = []
+        standing = this.standing
+        for one in self._carried:
+            slots = one.slots & self._pending
+            slots &= ~self._gone_from_node(standing, slots)
+            lane = one.lane
+            unfit = self._unfit_for(one, standing) if lane.owner_id in standing.masters else ""
+            good, again = fate_of(one, slots, standing, unfit)
+            for some, reason in again:
+                slots &= ~some
+                sweep = Sweep(lane, standing, {}, some, this.now, resumed=one)
+                self._sweep_again(sweep, some, reason, this.now)
+                if self.state in FINAL:
+                    return
+            if good and self._has_room_at(lane.node_id):
+                self._go_on(this, one, good)
+                slots &= ~good
+            if slots:
+                waiting.append(one._replace(slots=slots))
+        self._carried = waiting
+
     def _give_up_waiting(self, now: float) -> None:
         overdue = self._waits.overdue(now, self._failover_timeout)
         if not overdue or self._under_way or self._swept:
@@ -302,18 +337,16 @@ class ClusterPlan(ClusterLanes):
                 return None
             self._account.duplicates += len(page.keys) - len(keys)
             if not keys:
+                self._came_to(self._under_way[lane.number], page)
+                self._note_progress()
                 return None
             page = page.only(keys)
         self._account.handed_out(page, lane, now)
+        self._came_to(self._under_way[lane.number], page)
+        assert page.mark is not None
+        page.mark.whole = self._stand()
+        self._progress.handed_out(page.mark.whole)
         return page
-
-    def done_with(self, page: ScanPage[Any]) -> None:
-        """The page's consumer asks for the next one."""
-
-    @property
-    def checkpoint(self) -> str:
-        """There is none: raises ValueError."""
-        raise ValueError(NO_CHECKPOINT)
 
     # ---- the end ------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ What makes a pass void ends the lane, and its slots go to whoever has them then,
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Checkpoint
 from .cursor import CursorFormat
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .identity import ServerIdentity
     from .lanes import Lane
     from .scan_options import ScanOptions
+    from .summary import ScanPage
 
 __all__ = ["LanePlan", "lane_options"]
 
@@ -83,6 +84,23 @@ class LanePlan(ScanPlan):
         """The node is not the one to sweep any more."""
         if not self.is_over:
             self._void(reason, now)
+
+    @property
+    def form(self) -> CursorFormat:
+        """The kind of its cursors, if it has any."""
+        return CursorFormat.UNKNOWN if self._sweep is None else self._sweep.format
+
+    @property
+    def ends(self) -> list[None]:
+        """Its cursors, when it has come to its end."""
+        return [] if self._sweep is None else [None] * len(self._sweep.cursors)
+
+    def take(self, page: ScanPage[Any], now: float) -> ScanPage[Any] | None:
+        """As of any scan. Which pages were done with is kept for the whole scan alone."""
+        found = super().take(page, now)
+        if found is not None:
+            self.done_with(found)
+        return found
 
     def _answered(self, answered: steps.Answered, now: float) -> None:
         try:

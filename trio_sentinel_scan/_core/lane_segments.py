@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .lanes import Lane
     from .segments import Ask
 
-__all__ = ["Choice", "NodeSegments", "SlotSegments", "bridged", "lane_segments", "parts_of"]
+__all__ = ["Choice", "NodeSegments", "SlotSegments", "bridged", "lane_segments", "parts_of", "swept_in"]
 
 _END: Final = SLOTS << 64
 # Of a segment that has answered: nothing of its first page is remembered, for a key's slot tells whose it is.
@@ -60,7 +60,7 @@ class SlotSegments(Segments):
     """The lane's slots alone are swept: there is a chain of cursors for each range of them, or part of one."""
 
     def __init__(self, lane: Lane, *, cursors: Sequence[int | None] = ()) -> None:
-        swept = bridged(lane.slots, lane.passes)
+        swept = swept_in(lane)
         spans = [(first << 64, (last + 1) << 64) for first, last in parts_of(swept, lane.parts)]
         super().__init__(CursorFormat.SLOTS, len(spans), cursors=cursors, spans=spans)
         self._lane = lane
@@ -69,11 +69,18 @@ class SlotSegments(Segments):
         # What is covered: the sum would take long where there are many ranges, and it is asked for with each page.
         self._covered = sum([segment.position - segment.start for segment in self._segments])
         self._at_once = min(len(spans), lane.parts)
+        # As `cursors` gives them: there may be very many, and they are asked for with each page.
+        self._cursors = super().cursors
 
     @property
     def number(self) -> int:
         """How many of them are asked for at once."""
         return self._at_once
+
+    @property
+    def cursors(self) -> list[int | None]:
+        """Where each chain goes on; None where it has come to its end."""
+        return self._cursors.copy()
 
     @property
     def position(self) -> float:
@@ -96,11 +103,17 @@ class SlotSegments(Segments):
         segment.first_page = _ANSWERED
         self._covered += min(position, segment.end) - segment.position
         self._came_to(index, segment, cursor, position, count)
+        self._cursors[index] = cursor if position < segment.end else None
         return found
 
     def _count_near(self, segment: SpanSegment, count: int) -> int:
         # One chain alone has an end, too.
         return self._count_before_end(segment, count)
+
+
+def swept_in(lane: Lane) -> SlotSet:
+    """The slots that a lane's segments divide, where cursors carry the slot."""
+    return lane.swept or bridged(lane.slots, lane.passes)
 
 
 def bridged(slots: SlotSet, passes: SlotSet) -> SlotSet:

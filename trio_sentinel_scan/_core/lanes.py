@@ -36,6 +36,9 @@ class Lane:
     # Slots that the node does not have, so that a sweep may as well come by them: it is not to have a chain of cursors
     # for each of its slots where every second one is another node's.
     passes: SlotSet = 0
+    # The slots that are divided, where that is known before: of a lane that was resumed, whose cursors are those of
+    # another division. Empty: what follows from `slots` and `passes`.
+    swept: SlotSet = 0
     # Whether it brings what the slots' owner has handed on to this node, to which they are on their way.
     covers: bool = False
     # Whether the node's cursors were seen to be of another kind than it said.

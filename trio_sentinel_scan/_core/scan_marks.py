@@ -15,8 +15,22 @@ if TYPE_CHECKING:
 
     from .checkpoint import Checkpoint
     from .scan_options import ScanOptions
+    from .seen_keys import DurableSeenKeys
 
-__all__ = ["Marks"]
+__all__ = ["Marks", "take_back"]
+
+
+def take_back(store: DurableSeenKeys | None, resume: Checkpoint) -> None:
+    """Have the filter of seen keys where it was then. Raises CheckpointInvalid."""
+    if resume.seen is None or store is None:
+        return
+    try:
+        store.rollback(resume.seen.number)
+    except ValueError as error:
+        raise CheckpointInvalid(
+            "is a checkpoint of what the store given as dedupe does not have: it was rolled back to an earlier one"
+            " since then, or the file is an older copy"
+        ) from error
 
 
 class Marks:
@@ -36,7 +50,7 @@ class Marks:
             cursors = options.resume.cursors
         # The mark that stands for all that was committed.
         self.latest: Mark = self._to_begin(cursors)
-        self._progress = Progress(self.latest, once=options.dedupe is not None)
+        self._progress = Progress[Mark](self.latest, once=options.dedupe is not None)
 
     def _restore(self, resume: Checkpoint) -> None:
         """Until a server has been found, the scan stands where the checkpoint does."""
@@ -50,14 +64,7 @@ class Marks:
             resume.seed_check,
             resume.heirs,
         )
-        if resume.seen is not None and self._durable is not None:
-            try:
-                self._durable.rollback(resume.seen.number)
-            except ValueError as error:
-                raise CheckpointInvalid(
-                    "is a checkpoint of what the store given as dedupe does not have: it was rolled back to an earlier"
-                    " one since then, or the file is an older copy"
-                ) from error
+        take_back(self._durable, resume)
 
     # ---- the pass -----------------------------------------------------------------------------------------------
 

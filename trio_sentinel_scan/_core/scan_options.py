@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from .checkpoint import STORE_NAME, Checkpoint, Scope, parse_checkpoint
+from .cluster_checkpoint import parse_cluster_checkpoint
 from .compact_seen import CompactSeen
 from .cursor import parse_cursor
 from .details import MOST_KEYS, Wanted, checked_details
@@ -97,8 +98,13 @@ def checked_scan_options(
     encoding_errors: str = "strict",
     decodes: bool = False,
     db: int = 0,
+    of_cluster: bool = False,
+    node: str | None = None,
 ) -> ScanOptions:
-    """Check the arguments of `open_scan`; a ConfigError names the one at fault."""
+    """Check the arguments of `open_scan`; a ConfigError names the one at fault.
+
+    `of_cluster`: the checkpoint is that of a cluster's scan, of all nodes or of one (`node`).
+    """
     if isinstance(match, str):
         try:
             match = match.encode(encoding, "surrogateescape")
@@ -121,9 +127,12 @@ def checked_scan_options(
     other = () if collection is None else collection.scope
     if words:
         other = (*other, b"extra_args", *words)
+    if node is not None:
+        other = (*other, b"node", node.encode())
     scope = Scope(db, match, found_type, other)
     seen = _checked_dedupe(dedupe)
-    checkpoint = None if resume is None else parse_checkpoint(resume, scope)
+    parse = parse_cluster_checkpoint if of_cluster else parse_checkpoint
+    checkpoint = None if resume is None else parse(resume, scope)
     if position and checkpoint is not None:
         raise ConfigError("cursor", "a scan that is resumed has its cursors from the checkpoint: cursor must be 0")
     check_seen_keys(seen, checkpoint)

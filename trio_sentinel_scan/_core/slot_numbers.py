@@ -18,6 +18,11 @@ class SlotNumbers:
         """The highest number that any of these slots has; 0 for no slots."""
         return max((number for number, those in self._by_number.items() if those & slots), default=0)
 
+    @property
+    def numbers(self) -> tuple[tuple[int, SlotSet], ...]:
+        """The slots by their number, but for 0."""
+        return tuple((number, slots) for number, slots in self._by_number.items() if number)
+
     def set(self, slots: SlotSet, number: int) -> None:
         """These slots have this number now."""
         for other in list(self._by_number):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +12,9 @@ if TYPE_CHECKING:
     from .details import KeyDetails
     from .identity import ServerIdentity
 
-__all__ = ["NO_CHECKPOINT", "Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
+__all__ = ["Certificate", "Restart", "ScanPage", "ScanSummary", "pages_of"]
 
 KeyT_co = TypeVar("KeyT_co", covariant=True)
-
-# Why a scan of a cluster has none: what one lane has come to says nothing of the others.
-NO_CHECKPOINT: Final = "a scan of a cluster has no checkpoints yet: it cannot be resumed"
 
 _no_details = cast("Callable[[], dict[Any, KeyDetails]]", dict)
 
@@ -62,8 +59,6 @@ class ScanPage(Generic[KeyT_co]):
         if self.mark is None:
             msg = "no scan has made this page, so there is nothing to go on from"
             raise ValueError(msg)
-        if self.node is not None:
-            raise ValueError(NO_CHECKPOINT)
         return self.mark.text()
 
     def only(self, keys: Sequence[Any]) -> ScanPage[KeyT_co]:

@@ -116,7 +116,6 @@ class Sweep:
         self.role = role
         self.format = form
         self._basis: Basis = options.basis
-        self._is_lane = options.lane is not None
         # Whether the pass may go on at another process, where the cursors are to be beyond doubt.
         self._may_move = options.hash_seed_shared
         number = auto_segments(form, options.count) if options.segments is None else options.segments
@@ -200,12 +199,7 @@ class Sweep:
 
     @property
     def standing(self) -> Sequence[int | None]:
-        """The cursors to go on from later: where vouching is needed, those that were vouched for.
-
-        A lane of a cluster's scan is not gone on with later, and may have very many.
-        """
-        if self._is_lane and not self._needs_vouching:
-            return ()
+        """The cursors to go on from later: where vouching is needed, those that were vouched for."""
         return self._vouched if self._needs_vouching and self._vouched is not None else self.cursors
 
     def go_back(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator
 from typing import Literal, TypeAlias
 
-from .._core.checkpoint import parse_checkpoint
+from .._core.cluster_checkpoint import parse_any_checkpoint
 from .._core.compact_seen import CompactSeen
 from .._core.errors import ConfigError, SeenKeysUnavailable
 from .._core.seen_keys import SeenKeys
@@ -59,7 +59,7 @@ def _check_fit(dedupe: Dedupe | None, kept: CheckpointFile, resume: str | None) 
         )
     if resume is None:
         return
-    has_store = parse_checkpoint(resume, None).seen is not None
+    has_store = parse_any_checkpoint(resume).seen is not None
     if dedupe is None and has_store:
         raise ConfigError(
             "checkpoint",
