@@ -663,7 +663,7 @@ async def test_a_slot_that_has_no_owner_for_long_makes_it_fail(cluster: FakeClus
     slot = 100
     cluster.move(slot, None)
     async with ClusterClient(cluster.addresses, failover_timeout=3.0) as client:
-        with pytest.raises(ServerUnavailable, match=r"DBSIZE was not sent to all masters: 1 slots had no owner for 3 s"):
+        with pytest.raises(ServerUnavailable, match="DBSIZE was not sent to all masters: 1 slots had"):
             await client.dbsize(target_nodes="primaries")
         with pytest.raises(ServerUnavailable, match="SCAN was not sent"):
             _ = [key async for key in client.scan_iter()]
@@ -750,9 +750,7 @@ async def test_one_slot_of_a_master_that_is_away_goes_to_another(cluster: FakeCl
         nursery.start_soon(client.set, KEY, "value")
         await trio.sleep(1)
         cluster.move(SLOT, new)
-        with trio.fail_after(15):
-            while not words_of(new):
-                await trio.sleep(0.1)
+        await trio.sleep(12)
     assert words_of(new) == [[b"SET", KEY, b"value"]]
 
 

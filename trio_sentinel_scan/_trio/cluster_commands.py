@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -17,6 +18,7 @@ from redis.exceptions import RedisError
 from .._core.cluster_routes import Scope, check_fit, full_name, put_together, route_of, scope_of
 from .._core.cluster_targets import find_node, find_targets
 from .._core.command_keys import has_subcommand
+from .._core.config import checked_address
 from .._core.errors import ConfigError, ScanInterrupted
 from .._core.scan_steps import Target
 from .._core.slots import slot_of
@@ -124,6 +126,26 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
     def get_replicas(self) -> list[ClusterNode]:
         """Their replicas."""
         return [replica for shard in self.map.shards for replica in shard.replicas]
+
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode | None:
+        """The node at this address, or (redis-py's `node_name`) at this "host:port"; None if there is no such."""
+        if (host is None) == (node_name is None) or (host is None) != (port is None):
+            raise ConfigError("node_name", "give host and port, or node_name")
+        where = node_name if host is None else (host, port)
+        return self.map.at(checked_address(where, "node_name" if host is None else "host"))
+
+    def get_random_node(self) -> ClusterNode | None:
+        """Any of the nodes, replicas too; None while no slot has an owner."""
+        nodes = self.map.nodes
+        return random.choice(nodes) if nodes else None  # noqa: S311 (nothing secret)
+
+    def get_default_node(self) -> ClusterNode | None:
+        """The first of the masters. Unlike in redis-py nothing depends on it: a command for any master goes to one that
+        can be reached. (So there is no `set_default_node`.)
+        """
+        return next(iter(self.map.masters), None)
 
     def keyslot(self, key: EncodableT) -> int:
         """The slot of a key."""
