@@ -87,8 +87,12 @@ def test_names() -> None:
     assert scope_of("GET") is None
     assert "GET" in HAS_ONE_KEY
     assert not {"MOVE", "MGET"} & HAS_ONE_KEY
-    assert keys_of(read_command(("MGET", "a", b"b"))) == {b"a", b"b"}
-    assert keys_of(read_command(("FROBNICATE", "a"))) == frozenset()
+    assert keys_of(read_command(("MGET", "a", b"b")), {}) == {b"a", b"b"}
+    # Of what is not known which words are keys, any may be.
+    assert keys_of(read_command(("FROBNICATE", "a", 5)), {}) == {b"a", b"5"}
+    assert keys_of(read_command(("FROBNICATE", "a", 5)), {"FROBNICATE": Span(2, 2)}) == {b"5"}
+    asks: dict[str, Any] = {"FROBNICATE": Unlisted.ASK_EACH_TIME}
+    assert keys_of(read_command(("FROBNICATE", "a", 5)), asks) == {b"a", b"5"}
 
 
 @pytest.mark.parametrize(

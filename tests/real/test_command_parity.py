@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.commands.core import AsyncCoreCommands
 
-from tests.real.parity import CALLS, NOT_CALLED, ON_A_LEASE, Call
+from tests.real.parity import CALLS, NEWER, NOT_CALLED, ON_A_LEASE, Call
 from trio_sentinel_scan import RedisClient
 from trio_sentinel_scan.testing import LocalRedis, ServerBinary
 
@@ -86,7 +86,9 @@ def test_every_command_is_called_or_has_a_reason_why_not() -> None:
         if not name.startswith("_") and callable(getattr(AsyncCoreCommands, name))
     }
     called = {call.name for call in (*CALLS, *ON_A_LEASE)}
-    assert called | set(NOT_CALLED) == names
+    assert called | set(NOT_CALLED) >= names
+    # (Older releases of redis-py do not have those that are new.)
+    assert {NOT_CALLED.get(name, "") for name in (called | set(NOT_CALLED)) - names} <= {NEWER}
     assert not called & set(NOT_CALLED)
 
 

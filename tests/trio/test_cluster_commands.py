@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import MovedError, NoPermissionError, ResponseError
 
 from tests.trio.fakes import (
     HANG_UP,
@@ -35,6 +35,7 @@ from trio_sentinel_scan import (
     ServerUnavailable,
     TooManyCommandsWaiting,
 )
+from trio_sentinel_scan._core.identity import Address
 from trio_sentinel_scan._core.slots import slot_of
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
@@ -631,3 +632,190 @@ async def cancelled_run(work: Any, when: str, step: int) -> bool:
             assert network.open_client_ends == []
             nursery.cancel_scope.cancel()
     return not scope.cancel_called
+
+
+# ---- what a second reader found ----------------------------------------------------------------------------------
+
+
+async def test_a_command_for_all_masters_waits_for_the_one_that_is_being_replaced(
+    cluster: FakeCluster, client: ClusterClient
+) -> None:
+    """It is in no map meanwhile, and has keys: an answer without it would be wrong."""
+    for host in cluster.hosts:
+        host.tap("FLUSHALL", instead=Reply(b"OK"))
+    slots = [slot for slot in range(16384) if cluster.owner[slot] == cluster.hosts[0].address]
+    for slot in slots:
+        cluster.owner[slot] = None
+    cluster.epoch += 1
+    await client._monitor.refreshed()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.flushall)
+        await trio.sleep(5)
+        assert not any(host.commands("FLUSHALL") for host in cluster.hosts)
+        assert client.statistics().waiting == 1
+        for slot in slots:
+            cluster.owner[slot] = cluster.hosts[0].address
+        cluster.epoch += 1
+    assert [len(host.commands("FLUSHALL")) for host in cluster.hosts] == [1, 1, 1]
+
+
+async def test_a_slot_that_has_no_owner_for_long_makes_it_fail(cluster: FakeCluster) -> None:
+    slot = 100
+    cluster.move(slot, None)
+    async with ClusterClient(cluster.addresses, failover_timeout=3.0) as client:
+        with pytest.raises(ServerUnavailable, match="DBSIZE was not sent to all masters: 1 slots had"):
+            await client.dbsize(target_nodes="primaries")
+        with pytest.raises(ServerUnavailable, match="SCAN was not sent"):
+            _ = [key async for key in client.scan_iter()]
+        assert not any(host.commands("DBSIZE") or host.commands("SCAN") for host in cluster.hosts)
+        assert client.statistics().unavailable == 2
+        assert await client.dbsize(target_nodes=client.get_primaries()) == 0
+        assert [key async for key in client.scan_iter(target_nodes=client.get_primaries())] == []
+
+
+async def test_each_master_is_asked_once_though_its_slots_go_to_another_meanwhile(
+    cluster: FakeCluster, client: ClusterClient
+) -> None:
+    """The first slot of the first master moves while that one is away: it is that master all the same."""
+    first, second = cluster.hosts[:2]
+    for host in cluster.hosts:
+        host.tap("FLUSHALL", instead=Reply(b"OK"))
+    first.kill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.flushall)
+        await trio.sleep(1)
+        cluster.move(0, second)
+        await trio.sleep(1)
+        first.restart()
+    assert [len(host.commands("FLUSHALL")) for host in cluster.hosts] == [1, 1, 1]
+
+
+async def test_a_pipeline_keeps_its_order_though_the_map_changes_while_it_is_read(
+    cluster: FakeCluster, client: ClusterClient
+) -> None:
+    """Where a command's keys are may have to be asked for; the one behind it is not to go another way."""
+    old, new = cluster.of(KEY), others(cluster)[0]
+    old.delay = 1.0
+
+    def move() -> None:
+        cluster.move(SLOT, new)
+        client._monitor.moved(SLOT, Address(*new.address))
+
+    for host in cluster.hosts:
+        host.tap("COMMAND INFO", before=move, instead=Reply([None]))
+    pipe = client.pipeline().set(KEY, "first").execute_command("FROBNICATE").set(KEY, "second")
+    await pipe.execute(raise_on_error=False)
+    assert [words[2] for host in cluster.hosts for words in host.commands("SET")] == [b"first", b"second"]
+    assert await client.get(KEY) == b"second"
+
+
+async def test_commands_that_no_table_has_keep_their_order_too(cluster: FakeCluster, client: ClusterClient) -> None:
+    for host in cluster.hosts:
+        host.tap("COMMAND INFO", instead=Reply([[b"frobnicate", 2, [b"write"], 1, 1, 1]]))
+        host.tap("FROBNICATE", instead=Reply(b"done"))
+    cluster.of(KEY).tap("SET", instead=Reply(Error("TRYAGAIN Multiple keys request during rehashing of slot")))
+    results = await client.pipeline().set(KEY, 1).execute_command("FROBNICATE", KEY).execute(raise_on_error=False)
+    assert [type(result).__name__ for result in results] == ["TryAgainError", "bytes"]
+    assert len(cluster.of(KEY).commands("SET")) == 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [[], Error("ERR The command has no key arguments"), Error("ERR Invalid arguments specified for command")],
+    ids=["an empty list", "none", "invalid"],
+)
+async def test_a_command_whose_keys_are_asked_for_may_have_none(
+    cluster: FakeCluster, client: ClusterClient, reply: Any
+) -> None:
+    for host in cluster.hosts:
+        host.tap("COMMAND INFO", instead=Reply([[b"frobnicate", -2, [b"movablekeys"], 0, 0, 0]]))
+        host.tap("COMMAND GETKEYS", instead=Reply(reply))
+        host.tap("FROBNICATE", instead=Reply(b"done"))
+    assert await client.execute_command("FROBNICATE", 0) == b"done"
+
+
+async def test_who_may_not_ask_for_keys_is_told(cluster: FakeCluster, client: ClusterClient) -> None:
+    for host in cluster.hosts:
+        host.tap("COMMAND INFO", instead=Reply([[b"frobnicate", -2, [b"movablekeys"], 0, 0, 0]]))
+        host.tap("COMMAND GETKEYS", instead=Reply(Error("NOPERM this user has no permissions")))
+    with pytest.raises(NoPermissionError):
+        await client.execute_command("FROBNICATE", 0)
+
+
+async def test_one_slot_of_a_master_that_is_away_goes_to_another(cluster: FakeCluster, client: ClusterClient) -> None:
+    """That one is a master still, of its other slots."""
+    old, new = cluster.of(KEY), others(cluster)[0]
+    old.kill()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.set, KEY, "value")
+        await trio.sleep(1)
+        cluster.move(SLOT, new)
+        await trio.sleep(12)
+    assert words_of(new) == [[b"SET", KEY, b"value"]]
+
+
+async def test_a_watch_that_is_sent_in_circles_ends(cluster: FakeCluster, client: ClusterClient) -> None:
+    one, two = cluster.of(KEY), others(cluster)[0]
+    one.program.believes[SLOT] = two.address
+    two.program.believes[SLOT] = one.address
+    began = trio.current_time()
+    with pytest.raises(RedirectionLoop, match="WATCH was redirected 50 times in a row") as caught:
+        await client.transaction(lambda pipe: pipe.multi(), KEY)
+    assert caught.value.slot == SLOT
+    assert 3 < trio.current_time() - began < 10
+    assert client._pool._out == set()
+
+
+async def test_a_transaction_whose_slot_is_on_its_way_does_not_spin(
+    cluster: FakeCluster, client: ClusterClient
+) -> None:
+    """What is watched is here still, what is read is not any more, for as long as the move lasts."""
+    await client.set(KEY, 1)
+    cluster.migrating[SLOT] = others(cluster)[0].address
+
+    async def read_another(pipe: Any) -> None:
+        await pipe.get("{key}:gone")
+
+    with trio.move_on_after(2):
+        await client.transaction(read_another, KEY)
+    assert 10 < len(cluster.of(KEY).commands("WATCH")) < 30
+
+
+async def test_a_blocking_command_keeps_the_failover_timeout(cluster: FakeCluster) -> None:
+    """However often it is begun anew: a node that refuses, and then is away."""
+    owner = cluster.of(KEY)
+    owner.tap("BLPOP", times=40, instead=Reply(Error("CLUSTERDOWN Hash slot not served")))
+    async with ClusterClient(cluster.addresses, failover_timeout=7.0) as client:
+        began = trio.current_time()
+
+        async def kill() -> None:
+            await trio.sleep(3)
+            owner.kill()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill)
+            with pytest.raises(ServerUnavailable):
+                await client.blpop([KEY], timeout=1)
+        assert 7 <= trio.current_time() - began < 7.5
+
+
+async def test_without_any_owner_commands_wait(cluster: FakeCluster) -> None:
+    """A map may be empty: all nodes were reset."""
+    async with ClusterClient(cluster.addresses, failover_timeout=3.0) as client:
+        for slot in range(16384):
+            cluster.owner[slot] = None
+        cluster.epoch += 1
+        await client._monitor.refreshed()
+        assert client.nodes == ()
+        for work in (
+            lambda: client.get(KEY),
+            lambda: client.blpop([KEY], timeout=1),
+            client.ping,
+            lambda: client.execute_command("MONITOR_ALONE"),
+            lambda: client.transaction(lambda pipe: pipe.multi(), KEY),
+            lambda: client.pipeline().ping().get(KEY).execute(),
+            lambda: client.pipeline(transaction=True).ping().execute(),
+            client.flushall,
+        ):
+            with pytest.raises(ServerUnavailable):
+                await work()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from redis.exceptions import RedisError
 
+    from .cluster_standing import Standing
     from .identity import Address, Role, ServerIdentity
     from .topology import Votes
 
@@ -49,6 +50,9 @@ class Evidence:
     sentinels: Mapping[str, str] = field(default_factory=dict[str, str])
     # Of a collection's scan: how many items it has now, or the error reply to that question.
     size: int | RedisError | None = None
+    # Of a collection's scan in a cluster: what the masters say, and the name of the node that was scanned.
+    standing: Standing | None = None
+    node_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from .identity import Address
 from .replies import as_list, as_text
-from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, set_of
+from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, set_of, slots_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -103,6 +103,21 @@ class ClusterMap:
     def ownership(self) -> dict[Address, SlotSet]:
         """Who has which slots, and nothing else."""
         return {shard.master.address: shard.slots for shard in self.shards}
+
+    def successor(self, shard: Shard) -> ClusterNode | None:
+        """Who is the master now of what was this shard, wherever its slots went; None if there is nobody.
+
+        The same node, or one that was its replica, or the one whose replica it is. If none of them is a master, the
+        owner of its first slot: the slots went to others, and it has left.
+        """
+        masters = {node.address: node for node in self.masters}
+        for node in (shard.master, *shard.replicas):
+            if node.address in masters:
+                return masters[node.address]
+        for other in self.shards:
+            if any(replica.address == shard.master.address for replica in other.replicas):
+                return other.master
+        return self.owner(next(slots_in(shard.slots)))
 
     def is_same(self, other: ClusterMap) -> bool:
         """Whether another map says the same."""

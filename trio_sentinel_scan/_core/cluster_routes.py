@@ -128,10 +128,14 @@ def different_slots(what: str, slots: Iterable[int]) -> KeysInDifferentSlots:
     )
 
 
-def keys_of(command: Command) -> frozenset[bytes]:
-    """The keys of a command by table; none if that does not know it."""
-    places = key_places(command.name, command.args)
-    return frozenset() if places is None else as_keys(keys_at(places, command.args))
+def keys_of(command: Command, learned: Mapping[str, KeyPlaces]) -> frozenset[bytes]:
+    """The keys of a command by table, or as `learned`. Where only a server can tell them: all its words, they are among
+    these.
+    """
+    places = key_places(command.name, command.args) or learned.get(full_name(command))
+    if places is None or places is Unlisted.ASK_EACH_TIME:
+        return as_keys(command.args[1:])
+    return as_keys(keys_at(places, command.args))
 
 
 def _given_slot(command: Command) -> Route:

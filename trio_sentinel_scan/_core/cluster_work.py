@@ -29,11 +29,22 @@ if TYPE_CHECKING:
 
     from .wire import Reply
 
-__all__ = ["ASKING", "MOST_REDIRECTIONS", "ClusterWork", "Next", "Outcome", "Redirection", "Unit", "read_redirection"]
+__all__ = [
+    "ASKING",
+    "AT_ONCE",
+    "MOST_REDIRECTIONS",
+    "ClusterWork",
+    "Next",
+    "Outcome",
+    "Redirection",
+    "Unit",
+    "read_redirection",
+    "redirection_loop",
+]
 
 ASKING: Final = Command("ASKING", ("ASKING",))
 # Redirections of one command that are followed at once; ...
-_AT_ONCE: Final = 4
+AT_ONCE: Final = 4
 # ... then with a pause before each, until there were so many: the nodes have had seconds to come to agree.
 MOST_REDIRECTIONS: Final = 50
 # How many of the nodes a message names.
@@ -274,19 +285,9 @@ class ClusterWork:
             return Next.DONE
         redirections = len(self._redirected_by)
         if redirections >= MOST_REDIRECTIONS:
-            nodes = tuple(str(address) for address in self._redirected_by)
-            some = ", ".join(dict.fromkeys(nodes[-_MOST_NAMED:]))
-            slot = -1 if self.slot is None else self.slot
-            self.give_up(
-                RedirectionLoop(
-                    f"{self.describe()} was redirected {redirections} times in a row, lastly by {some}: the nodes do"
-                    f" not agree on who has slot {slot}; it did not run",
-                    slot,
-                    nodes,
-                )
-            )
+            self.give_up(redirection_loop(self.describe(), self.slot, self._redirected_by))
             return Next.DONE
-        return Next.AT_ONCE if at_once and redirections <= _AT_ONCE else Next.LATER
+        return Next.AT_ONCE if at_once and redirections <= AT_ONCE else Next.LATER
 
     def _end(self, number: int, outcome: Outcome | Exception) -> None:
         del self.pending[number]
@@ -341,6 +342,19 @@ class ClusterWork:
                     self._end(number, self._doubts.get(number, problem))
             elif isinstance(self.outcomes[number], (Outcome, CommandOutcomeUnknown)):
                 ran |= self.units[number].keys
+
+
+def redirection_loop(what: str, slot: int | None, redirected_by: Sequence[object]) -> RedirectionLoop:
+    """The error of `what` was sent in circles by these nodes."""
+    nodes = tuple(map(str, redirected_by))
+    some = ", ".join(dict.fromkeys(nodes[-_MOST_NAMED:]))
+    slot = -1 if slot is None else slot
+    return RedirectionLoop(
+        f"{what} was redirected {len(nodes)} times in a row, lastly by {some}: the nodes do not agree on who has slot"
+        f" {slot}; it did not run",
+        slot,
+        nodes,
+    )
 
 
 def _refusal_of(unit: Unit, replies: Sequence[Reply]) -> RedisError | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from .collection import Collection
 from .errors import ConfigError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .collection import CollectionType
     from .scan_options import ScanOptions
 
-__all__ = ["CollectionScanOptions", "checked_collection_options"]
+__all__ = ["CollectionScanOptions", "checked_cluster_collection", "checked_collection_options"]
 
 
 class CollectionScanOptions(TypedDict, total=False):
@@ -23,7 +23,8 @@ class CollectionScanOptions(TypedDict, total=False):
     on_failover: Literal["restart", "raise"]
     max_restarts: int
     prefetch: int
-    certify: Literal["sentinels", "role"]
+    # ("masters" in a cluster.)
+    certify: Literal["sentinels", "masters", "role"]
     segments: int | Literal["auto"]
     duty: float
     page_size: int | None
@@ -74,6 +75,20 @@ def checked_collection_options(
         encoding=encoding,
         db=db,
     )
+
+
+def checked_cluster_collection(
+    type_: CollectionType, key: object, *, certify: object = "masters", resume: object = None, **arguments: Any
+) -> tuple[ScanOptions, bool]:
+    """The same in a cluster; and whether the masters are to be asked who has the key's slot."""
+    if certify not in ("masters", "sentinels", "role"):
+        raise ConfigError("certify", 'must be "masters" or "role"')
+    if resume is not None and certify == "role":
+        raise ConfigError("resume", 'needs certify="masters": without them, whose the slot was meanwhile is not known')
+    options = checked_collection_options(
+        type_, key, certify="role", resume=resume, has_sentinels=True, db=0, **arguments
+    )
+    return options, certify != "role"
 
 
 def _checked_key(key: object, encoding: str) -> bytes:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError
+from redis.exceptions import AskError, RedisError, ResponseError
 
+from .cluster_work import read_redirection
 from .errors import ServerConnectionError, ServerUnavailable, SubscriptionLost
-from .identity import Address
 from .messages import Gap, Handler
 from .shard_books import ShardBooks
 from .shard_parts import ShardTicket, WantedChannel
@@ -275,11 +275,9 @@ class ShardPlan(ShardBooks):
             want.rests_at = node.address
             want.redirects += 1
             want.rests = want.redirects > MOST_REDIRECTS
-        if isinstance(error, MovedError):
-            told: Any = error
-            # (Without a host, or with an unknown one, it is that of the one that has answered.)
-            host = node.address.host if told.host in {"", "?"} else told.host
-            self.redirections.append((told.slot_id, Address(host, told.port)))
+        told = read_redirection(error, node.address)
+        if told is not None and not told.is_ask and any(self._wanted[name].slot == told.slot for name in names):
+            self.redirections.append((told.slot, told.address))
 
     def _refused(
         self, node: ShardNode, names: tuple[bytes, ...], ticket: ShardTicket | None, error: RedisError

@@ -13,6 +13,7 @@ from .cluster_pubsub import ClusterPubSub
 from .cluster_scan import ClusterScans
 from .first_connection import connect_to_cluster
 from .nurseries import open_service_nursery
+from .slot_scan import ClusterCollectionScans
 from .tls import checked_ssl
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ClusterClient"]
 
 
-class ClusterClient(ClusterCommands, ClusterPubSub, ClusterScans):  # type: ignore[misc]  # as in redis-py's own client
+class ClusterClient(ClusterCommands, ClusterPubSub, ClusterScans, ClusterCollectionScans):  # type: ignore[misc]  # as in redis-py's own client
     """A client of a cluster: it learns of all nodes from those it is given, and follows the slots::
 
     async with ClusterClient([("10.0.0.1", 6379), ("10.0.0.2", 6379)]) as client: ...

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -17,9 +18,10 @@ from redis.exceptions import RedisError
 from .._core.cluster_routes import Scope, check_fit, full_name, put_together, route_of, scope_of
 from .._core.cluster_targets import find_node, find_targets
 from .._core.command_keys import has_subcommand
+from .._core.config import checked_address
 from .._core.errors import ConfigError, ScanInterrupted
 from .._core.scan_steps import Target
-from .._core.slots import slot_of, slots_in
+from .._core.slots import slot_of
 from .calls import Calls
 from .cluster_pipeline import ClusterPipeline
 from .cluster_router import ClusterRouter
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from redis.typing import EncodableT, KeyT, PatternT
 
-    from .._core.cluster_map import ClusterMap, ClusterNode
+    from .._core.cluster_map import ClusterMap, ClusterNode, Shard
     from .._core.config import ClientSettings
     from .._core.identity import Address
     from .cluster_monitor import ClusterMonitor
@@ -125,6 +127,26 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         """Their replicas."""
         return [replica for shard in self.map.shards for replica in shard.replicas]
 
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode | None:
+        """The node at this address, or (redis-py's `node_name`) at this "host:port"; None if there is no such."""
+        if (host is None) == (node_name is None) or (host is None) != (port is None):
+            raise ConfigError("node_name", "give host and port, or node_name")
+        where = node_name if host is None else (host, port)
+        return self.map.at(checked_address(where, "node_name" if host is None else "host"))
+
+    def get_random_node(self) -> ClusterNode | None:
+        """Any of the nodes, replicas too; None while no slot has an owner."""
+        nodes = self.map.nodes
+        return random.choice(nodes) if nodes else None  # noqa: S311 (nothing secret)
+
+    def get_default_node(self) -> ClusterNode | None:
+        """The first of the masters. Unlike in redis-py nothing depends on it: a command for any master goes to one that
+        can be reached. (So there is no `set_default_node`.)
+        """
+        return next(iter(self.map.masters), None)
+
     def keyslot(self, key: EncodableT) -> int:
         """The slot of a key."""
         return slot_of(self._dialect.encode(key))
@@ -178,7 +200,6 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         """The results of all of them, by their addresses. Raises the first one's error when all have answered."""
         results: dict[str, Any] = {}
         errors: dict[str, Exception] = {}
-        known = self._monitor.map
 
         async def ask(where: str, work: Coroutine[Any, Any, Any]) -> None:  # noqa: ASYNC910 (sending waits)
             try:
@@ -188,10 +209,8 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
 
         asked: dict[str, Coroutine[Any, Any, Any]] = {}
         if targets is Scope.MASTERS:
-            for shard in known.shards:
-                # Of a shard whose master is replaced meanwhile, the next one is asked.
-                slot = next(slots_in(shard.slots))
-                asked[str(shard.master.address)] = self._perform_in(slot, args, options)
+            known = await self._router.covered_map(full_name(self._read(args)))
+            asked = {str(shard.master.address): self._perform_for(shard, args, options) for shard in known.shards}
         else:
             nodes = self._nodes_of(targets) if isinstance(targets, Scope) else targets
             asked = {str(node.address): self._perform_at(node, args, options) for node in nodes}
@@ -214,9 +233,9 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
             raise ConfigError("target_nodes", "names no node at all: the cluster has no replicas")
         return found
 
-    def _perform_in(self, slot: int, args: tuple[Any, ...], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+    def _perform_for(self, shard: Shard, args: tuple[Any, ...], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
         router, runner = self._router, self._alone
-        return self._perform(args, dict(options), partial(router.execute_in, slot), partial(runner.run_in, slot))
+        return self._perform(args, dict(options), partial(router.execute_for, shard), partial(runner.run_for, shard))
 
     def _perform_at(
         self, node: ClusterNode, args: tuple[Any, ...], options: dict[str, Any]
@@ -295,7 +314,8 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         notice, and misses what that carries past it. `open_scan` loses nothing: it begins again where it must.
         """
         self._check_open()
-        known = self._monitor.map
+        # What a slot without an owner has, nobody could be asked for.
+        known = await self._router.covered_map("SCAN") if target_nodes is None else self._monitor.map
         targets = Scope.MASTERS if target_nodes is None else find_targets(target_nodes, known)
         nodes = self._nodes_of(targets) if isinstance(targets, Scope) else targets
         owned, keys = known.ownership(), 0

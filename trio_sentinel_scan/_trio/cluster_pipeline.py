@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, cast
 
+import trio
 from redis.commands.cluster import ClusterMultiKeyCommands
 from redis.exceptions import AskError, RedisError, WatchError
 
 from .._core.cluster_routes import Scope, check_fit, different_slots, full_name, scope_of
 from .._core.cluster_targets import find_targets
-from .._core.cluster_work import ASKING, read_redirection
+from .._core.cluster_work import ASKING, AT_ONCE, MOST_REDIRECTIONS, read_redirection, redirection_loop
 from .._core.commands import Command
 from .._core.errors import CommandNotShareable, ConfigError
 from .._core.slots import slot_of
 from .pipeline import Pipeline
+from .pool import RETRY_PERIOD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterPipeline"]
 
-# Redirections of the first WATCH that are followed: nothing is watched yet.
-_MOST_MOVES: Final = 5
 # They have no keys.
 _AROUND: Final = frozenset({"EXEC", "MULTI", "SCRIPT"})
 
@@ -127,19 +127,26 @@ class ClusterPipeline(_MultiKeyCommands, Pipeline):
             self._slot = slot
         elif slot is not None and slot != self._slot:
             raise different_slots("What is watched and done", {slot, self._slot})
-        for _ in range(_MOST_MOVES):
+        redirected_by: list[str] = []
+        while True:
             try:
                 return await super().immediate_execute_command(*args, **options)
             except AskError as error:
+                assert self._loan is not None
+                redirected_by.append(str(self._loan.server.address))
                 redirected_to = self._note(error)
                 if self.watching or redirected_to is None:
-                    break
-                # Nothing was watched yet, so nothing is lost. (MOVED has told the map.)
-                await self._release()
-                if redirected_to is not True:
-                    self._loan = await self._nodes.take_from(redirected_to)
-                    self._asks = True
-        raise WatchError("The slot of what is watched has another node now.")
+                    # (A slot that is on its way still is so at once: whoever tries again is to wait for a moment.)
+                    raise _watched_elsewhere() from (None if redirected_to is True else error)
+            # Nothing was watched yet, so nothing is lost. (MOVED has told the map.)
+            await self._release()
+            if len(redirected_by) >= MOST_REDIRECTIONS:
+                raise redirection_loop(command.name, slot, redirected_by)
+            if len(redirected_by) > AT_ONCE:
+                await trio.sleep(RETRY_PERIOD)
+            self._asks = redirected_to is not True
+            if redirected_to is not True:
+                self._loan = await self._nodes.take_from(redirected_to)
 
     def _note(self, error: AskError) -> Address | Literal[True] | None:
         """Who is to be asked instead: True for whom the map names now; None if the reply is about another slot."""
@@ -193,3 +200,7 @@ class ClusterPipeline(_MultiKeyCommands, Pipeline):
             await super().reset()
         finally:
             self._slot, self._asks = None, False
+
+
+def _watched_elsewhere() -> WatchError:
+    return WatchError("The slot of what is watched has another node now.")

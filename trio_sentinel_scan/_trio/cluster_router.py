@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import trio
+from redis.exceptions import ResponseError
 
-from .._core.cluster_routes import HAS_ONE_KEY, common_slot, full_name, route_of
+from .._core.cluster_routes import HAS_ONE_KEY, Scope, common_slot, full_name, keys_of, route_of
 from .._core.cluster_work import ClusterWork, Next, Unit
 from .._core.command_keys import as_key, read_key_places
 from .._core.commands import Command
@@ -19,7 +20,7 @@ from .._core.errors import (
     ServerUnavailable,
 )
 from .._core.replies import as_list
-from .._core.slots import slot_of
+from .._core.slots import slot_of, slots_in
 from .._core.statistics import Counters
 from .._core.wire import encode_command, encode_commands
 from .link_keeper import RETRY_PERIOD, LinkKeeper
@@ -28,6 +29,7 @@ from .sources import NodeSource
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from .._core.cluster_map import ClusterMap, Shard
     from .._core.cluster_routes import Route
     from .._core.command_keys import KeyPlaces
     from .._core.config import ClientSettings
@@ -143,6 +145,32 @@ class ClusterRouter:
         await self.see_through(work, self.owner, home=home, first=first)
         return single_reply(work)
 
+    async def execute_for(
+        self, shard: Shard, command: Command, *, decode: bool, home: CursorHome | None = None
+    ) -> tuple[Reply, int]:
+        """The same at a shard's master; where that is replaced meanwhile, at the next one."""
+        unit = Unit((command,), next(slots_in(shard.slots)), decode)
+        work = ClusterWork([unit], retry_writes=self._settings.retry_writes)
+        await self.see_through(work, lambda _: self.master_of(shard), home=home)
+        return single_reply(work)
+
+    async def covered_map(self, what: str) -> ClusterMap:  # noqa: ASYNC910 (sending waits)
+        """The map, once each slot has an owner: a master that is being replaced is in no map, and has keys.
+
+        Raises ServerUnavailable.
+        """
+        deadline = trio.current_time() + self._failover_timeout
+        while uncovered := (known := self._monitor.map).uncovered:
+            self._monitor.refresh_soon()
+            if trio.current_time() >= deadline:
+                self._counters.unavailable += 1
+                raise ServerUnavailable(
+                    f"{what} was not sent to all masters: {uncovered.bit_count()} slots had no owner for"
+                    f" {self._failover_timeout:g} s; target_nodes=client.get_primaries() names those that there are"
+                )
+            await self._wait_for_map()
+        return known
+
     async def route(self, command: Command) -> Route:
         """Where a command goes: by table, or by asking a server where its keys are.
 
@@ -151,13 +179,27 @@ class ClusterRouter:
         while (route := route_of(command, self._learned)) is None:
             name = full_name(command)
             if name in self._learned:
-                reply, _ = await self.execute_anywhere(_asking("GETKEYS", *command.args), decode=False)
-                return common_slot(as_list(reply) or [], name)
+                keys = await self._keys_by_asking(command)
+                return common_slot(keys, name) if keys else Scope.ONE_MASTER
             reply, _ = await self.execute_anywhere(_asking("INFO", name.replace(" ", "|")), decode=False)
             if len(self._learned) >= _MOST_LEARNED:
                 self._learned.clear()
             self._learned[name] = read_key_places(reply)
         return route  # noqa: ASYNC910 (sending waits)
+
+    async def _keys_by_asking(self, command: Command) -> list[Any]:
+        try:
+            reply, _ = await self.execute_anywhere(_asking("GETKEYS", *command.args), decode=False)
+        except ResponseError as error:
+            # It has none, or makes no sense: whoever gets it will say so.
+            if "no key arguments" in str(error) or "Invalid" in str(error):
+                return []
+            raise
+        return as_list(reply) or []
+
+    def keys_of(self, command: Command) -> frozenset[bytes]:
+        """The keys of a command that was routed."""
+        return keys_of(command, self._learned)
 
     async def execute_at(
         self, address: Address, command: Command, *, decode: bool, home: CursorHome | None = None
@@ -288,12 +330,16 @@ class ClusterRouter:
             why = work.problem or "no node has that slot"
             msg = f"no node took {work.describe()}{slot} within {within}: {why}"
             raise ServerUnavailable(msg) from work.problem
+        # In a circle the map goes round with it: the nodes are to have their time.
+        await self._wait_for_map(in_full=work.redirections > 0)
+
+    async def _wait_for_map(self, *, in_full: bool = False) -> None:
+        """For a while, or (if not `in_full`) until the map becomes another one. Raises ClientClosed."""
         changed = self._map_changed
         self._waiting += 1
         try:
             with trio.move_on_after(RETRY_PERIOD):
-                if work.redirections:
-                    # In a circle the map goes round with it: the nodes are to have their time.
+                if in_full:
                     await trio.sleep_forever()
                 await changed.wait()
         finally:
@@ -308,6 +354,11 @@ class ClusterRouter:
         assert slot is not None
         owner = self._monitor.map.owner(slot)
         return None if owner is None else owner.address
+
+    def master_of(self, shard: Shard) -> Address | None:
+        """Who is the master now of what was this shard, by the map."""
+        master = self._monitor.map.successor(shard)
+        return None if master is None else master.address
 
     def _known(self, address: Address) -> Address:
         if self._monitor.map.at(address) is None:
@@ -340,7 +391,6 @@ class ClusterRouter:
         self._map_changed.set()
         self._map_changed = trio.Event()
         known = {node.address for node in self._monitor.map.nodes}
-        masters = {node.address for node in self._monitor.map.masters}
         for address, keeper in tuple(self._keepers.items()):
             if address not in known:
                 del self._keepers[address]
@@ -348,7 +398,8 @@ class ClusterRouter:
                 self._leaving.add(keeper)
                 assert self._nursery is not None
                 self._nursery.start_soon(self._see_off, keeper)
-            elif address not in masters:
+            elif keeper.waiting:
+                # It may be no master any more, or have lost one slot of many: each of them looks for its own.
                 keeper.wake()
 
     async def _see_off(self, keeper: LinkKeeper) -> None:

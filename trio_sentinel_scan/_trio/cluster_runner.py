@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
 from .._core.batches import MULTI
-from .._core.cluster_routes import different_slots, keys_of
+from .._core.cluster_routes import different_slots
 from .._core.cluster_work import ClusterWork, Next, Outcome, Unit
 from .._core.command_fate import name_of
 from .._core.errors import (
@@ -29,6 +30,7 @@ from .sources import ClusterNodes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
+    from .._core.cluster_map import Shard
     from .._core.commands import Command
     from .._core.config import ClientSettings
     from .._core.identity import Address
@@ -155,15 +157,17 @@ class ClusterRunner:
     ) -> dict[Address | None, dict[int, Unit]]:
         """Each node's share of the commands, by their numbers."""
         shares: dict[Address | None, dict[int, Unit]] = {}
+        routes = {
+            number: await self._router.route(command) for number, command in enumerate(commands) if number not in given
+        }
+        # From here on in one step: commands of one slot are in one share, in order, whatever becomes of the map.
         for number, (command, wanted) in enumerate(zip(commands, decode, strict=True)):
-            node = given.get(number)
-            if node is None:
-                route = await self._router.route(command)
-                slot = route if isinstance(route, int) else None
-                node = self._router.owner(slot) if slot is not None else self._router.any_master(0)
-                keys = keys_of(command) if slot is not None else frozenset[bytes]()
-            else:
-                slot, keys = None, frozenset[bytes]()
+            node, route, keys = given.get(number), routes.get(number), frozenset[bytes]()
+            slot = route if isinstance(route, int) else None
+            if slot is not None:
+                node, keys = self._router.owner(slot), self._router.keys_of(command)
+            elif node is None:
+                node = self._router.any_master(0)
             unit = Unit((command,), slot, wanted, keys, runs_scripts=command.name in {"EVALSHA", "EVALSHA_RO"})
             shares.setdefault(node, {})[number] = unit
         return shares  # noqa: ASYNC910 (sending waits)
@@ -190,13 +194,21 @@ class ClusterRunner:
         route = await self._router.route(command)
         if isinstance(route, int):
             return await self.run_in(route, command, decode=decode)
-        masters = self._monitor.map.masters
-        return await self.run_at(masters[0].address, command, decode=decode)
+        work = ClusterWork([Unit((command,), None, decode)], retry_writes=self._settings.retry_writes)
+        await self.see_through(work, lambda _: self._router.any_master(work.tries))
+        return single_reply(work)
 
     async def run_in(self, slot: int, command: Command, *, decode: bool) -> tuple[Reply, int]:
         """The same at a slot's owner."""
         work = ClusterWork([Unit((command,), slot, decode)], retry_writes=self._settings.retry_writes)
         await self.see_through(work, self._router.owner)
+        return single_reply(work)
+
+    async def run_for(self, shard: Shard, command: Command, *, decode: bool) -> tuple[Reply, int]:
+        """The same at a shard's master; where that is replaced meanwhile, at the next one."""
+        unit = Unit((command,), next(slots_in(shard.slots)), decode)
+        work = ClusterWork([unit], retry_writes=self._settings.retry_writes)
+        await self.see_through(work, lambda _: self._router.master_of(shard))
         return single_reply(work)
 
     async def run_at(self, address: Address, command: Command, *, decode: bool) -> tuple[Reply, int]:
@@ -218,7 +230,9 @@ class ClusterRunner:
             if step is Next.LATER:
                 await trio.sleep(RETRY_PERIOD)
             try:
-                loan = await self._pool.take(self._found_by(lambda: work.destination(where)))
+                loan = await self._pool.take(
+                    self._found_by(lambda: work.destination(where)), until=math.inf if deadline is None else deadline
+                )
             except SentinelScanError as error:
                 work.give_up(error)
                 return  # noqa: ASYNC910 (as above)

@@ -6,6 +6,7 @@ Whoever waits for one is served in the order of coming. A connection is returned
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
@@ -149,9 +150,10 @@ class ConnectionPool:
             connection, _ = self._idle.pop()
             await connection.aclose()
 
-    async def take(self, where: Where | None = None) -> Loan:
+    async def take(self, where: Where | None = None, *, until: float = math.inf) -> Loan:
         """A connection to the present server, to be given back. It waits for its turn, however long that takes, and
-        then for a server up to `failover_timeout`. `where` says which server that is, if there are several.
+        then for a server up to `failover_timeout`, or `until` then. `where` says which server that is, if there are
+        several.
 
         Raises ServerUnavailable, AuthenticationFailed, ProtocolError, ClientClosed.
         """
@@ -162,7 +164,7 @@ class ConnectionPool:
             finally:
                 self._waits.discard(turn)
             try:
-                loan = Loan(*await self._connected(where or self._present))
+                loan = Loan(*await self._connected(where or self._present, until))
             except BaseException:
                 self._room.release()
                 raise
@@ -190,8 +192,8 @@ class ConnectionPool:
         """Whether a connection to this one is of use to the next one to come."""
         return target.version == self._source.target.version
 
-    async def _connected(self, where: Where) -> tuple[Connection, Target]:  # noqa: ASYNC910 (its caller has waited)
-        deadline = trio.current_time() + self._source.failover_timeout
+    async def _connected(self, where: Where, until: float) -> tuple[Connection, Target]:  # noqa: ASYNC910 (its caller has waited)
+        deadline = min(until, trio.current_time() + self._source.failover_timeout)
         problem: Exception | None = None
         while True:
             if self._closed:

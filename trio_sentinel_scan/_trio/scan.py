@@ -421,10 +421,12 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 
 
 @asynccontextmanager
-async def open_scan(options: ScanOptions, source: ScanSource) -> AsyncGenerator[ScanPages[Any]]:
-    """Run a scan for as long as the block lasts."""
+async def open_scan(
+    options: ScanOptions, source: ScanSource, make: Callable[[], Scan] | None = None
+) -> AsyncGenerator[ScanPages[Any]]:
+    """Run a scan for as long as the block lasts; `make` gives one of another kind."""
     with lent_to_a_scan(options.dedupe):
-        scan = Scan(options, source)
+        scan = Scan(options, source) if make is None else make()
         send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
         pages: ScanPages[Any] = ScanPages(scan, receive_channel)
         async with open_service_nursery() as nursery:
