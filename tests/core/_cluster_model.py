@@ -61,6 +61,7 @@ class Node:
     link: str = "connected"
     # Whether its cursors are what they look like.
     honest: bool = True
+    port: int = 7000
 
     @property
     def node_id(self) -> str:
@@ -68,7 +69,7 @@ class Node:
 
     @property
     def address(self) -> Address:
-        return Address(f"10.0.0.{self.number}", 7000)
+        return Address(f"10.0.0.{self.number}", self.port)
 
     @property
     def identity(self) -> ServerIdentity:
@@ -312,7 +313,7 @@ class LaneDriver:
                 target = scan_steps.Target(begun.address, begun.config_epoch, is_replica=begun.is_replica)
                 return scan_steps.Located(target)
             case scan_steps.Connect():
-                if not node.is_up:
+                if not node.is_up or node.address != begun.address:
                     self.driver.plan.look()
                     return scan_steps.Lost("connection refused")
                 self.process, self.owed = node.identity, deque()

@@ -415,7 +415,7 @@ def test_nobody_is_in_reach_to_vouch_for_a_slot() -> None:
     assert driver.plan.error.summary is not None
     late = ClusterDriver(cluster)
     late.run()
-    assert isinstance(late.plan.error, SlotsNotCovered)
+    assert isinstance(late.plan.error, ScanNotCertified)
 
 
 def test_what_the_nodes_say_of_themselves_may_do() -> None:

@@ -377,7 +377,7 @@ def test_each_key_once(form: CursorFormat) -> None:
 @run_with(max_examples=100)
 @given(seed=strategies.integers(0, 1 << 32))
 def test_left_and_resumed_whatever_happens(form: CursorFormat, seed: int) -> None:
-    """Any number of times, at any page or where its consumers were: nothing is lost, and with a store each comes once."""
+    """At any page, or where its consumers were: nothing is lost, and with a store each comes once."""
     chance = random.Random(seed)
     cluster = Cluster(keys=6)
     store = ModelStore() if chance.random() < 0.4 else None

@@ -89,7 +89,7 @@ async def test_what_the_other_scan_loses(each_server_binary: ServerBinary) -> No
         stayed = [*range(5_461), *range(10_923, _MOVED[0])]
         assert {key for key in keys if slot_of(key) in stayed} <= naive.delivered
         told = [tiding.text for tiding in tidings.news()]
-        # (Each node writes down what it hears; a replica that hears of the others' agreement last may have won by then.)
+        # (Each node writes down what it hears, some of it within the same millisecond.)
         assert sorted(told) == [
             "its replica is elected, and has its slots now (won)",
             "its replica stands for election (vote)",

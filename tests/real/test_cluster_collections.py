@@ -105,9 +105,7 @@ async def test_a_move_that_is_under_way_is_waited_for(server_binary: ServerBinar
             assert pages.summary.server.address == target.address
 
 
-async def test_there_and_back_between_two_pages(
-    server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_there_and_back_between_two_pages(server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch) -> None:
     """The owner's config epoch tells. Without that guard the pass goes on, and lacks what was away."""
     async with LocalCluster(replicas=0, binary=server_binary) as cluster, open_client(cluster) as client:
         await fill(client, number=300)

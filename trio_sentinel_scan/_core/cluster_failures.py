@@ -66,9 +66,18 @@ def not_covered(slots: SlotSet, failover_timeout: float, summary: ScanSummary) -
 
 
 def not_certified(
-    lane: Lane | None, slots: SlotSet, reason: str, failover_timeout: float, summary: ScanSummary, *, by_majority: bool
+    lane: Lane | None,
+    slots: SlotSet,
+    reason: str,
+    failover_timeout: float,
+    summary: ScanSummary,
+    *,
+    by_majority: bool,
+    silence: str,
 ) -> ScanNotCertified:
-    """Nobody can vouch for these slots."""
+    """Nobody can vouch for these slots. `silence`: why some master could not be asked, if that is so."""
+    if silence:
+        reason += f" ({silence})"
     what = "not scanned" if lane is None else f"swept at node {lane.node_id[:8]}, but not certified"
     hint = '; certify="role" would accept each node\'s own word' if by_majority else ""
     return ScanNotCertified(

@@ -30,15 +30,16 @@ if TYPE_CHECKING:
     from .cluster_map import ClusterMap
     from .cluster_options import ClusterScanOptions
     from .cluster_standing import Standing, Word
-    from .identity import ServerIdentity
+    from .identity import Address, ServerIdentity
     from .lane_plan import LanePlan
     from .summary import ScanSummary
 
-__all__ = ["NOBODY", "NOT_THERE", "NO_REPLICA", "ClusterLanes", "Half", "Round", "Sweep"]
+__all__ = ["NOBODY", "NOT_THERE", "NO_REPLICA", "UNASKED", "UNNAMED", "ClusterLanes", "Half", "Round", "Sweep", "note"]
 
 # What slots wait for.
 NOBODY: Final = "no node has them"
 UNNAMED: Final = "no majority of the masters names an owner"
+UNASKED: Final = "the master that has them could not be asked"
 NO_TARGET: Final = "they are on their way to a node that is not there as a master"
 NOT_THERE: Final = "the node is not there"
 NO_REPLICA: Final = "there is no replica to scan"
@@ -52,6 +53,8 @@ class Half:
     word: Word
     # Where it is to be swept yet.
     targets: set[str]
+    # The lane at its owner.
+    sweep: Sweep
 
 
 @dataclass(slots=True)
@@ -68,6 +71,8 @@ class Sweep:
     began_at: float
     # None until the driver has begun it.
     plan: LanePlan | None = None
+    # Where its node was when it began; None for one that never does.
+    address: Address | None = None
     undecided_since: float | None = None
     # What of a checkpoint it goes on from; None for a lane from the start of its slots.
     resumed: LaneMark | None = None
@@ -204,13 +209,15 @@ class ClusterLanes:
                 ownerless &= ~owned
                 if self.options.node is not None and owner_id != only:
                     # Its slots have another owner, and whose it is itself nobody tells.
-                    _note(waits, NOT_THERE, slots)
+                    note(waits, NOT_THERE, slots)
                     continue
                 if slots := slots & ~carried:
                     self._begin_at_owner(this, owner_id, slots)
         self._unreachable = {name: error for name, error in self._unreachable.items() if name in standing.masters}
-        _note(waits, UNNAMED, ownerless & standing.claimed)
-        _note(waits, NOBODY, ownerless & ~standing.claimed)
+        note(waits, UNNAMED, ownerless & standing.claimed)
+        ownerless &= ~standing.claimed
+        note(waits, UNASKED, ownerless & standing.unasked)
+        note(waits, NOBODY, ownerless & ~standing.unasked)
         self._begin_covering(this)
         self._waits.update(waits, now)
 
@@ -233,7 +240,7 @@ class ClusterLanes:
             return
         node_id = self._node_to_sweep(this.standing, owner_id)
         if node_id is None:
-            _note(this.waits, NO_REPLICA, slots)
+            note(this.waits, NO_REPLICA, slots)
         elif node_id != owner_id and now - self._useless_since.get(owner_id, now) >= self._failover_timeout:
             self._fail(no_replica(slots, self._failover_timeout), now)
         elif self._has_room_at(node_id):
@@ -261,14 +268,30 @@ class ClusterLanes:
         for slot, half in self._half.items():
             for target in half.targets:
                 assert half.word.owner is not None
-                _note(at, (target, half.word.owner), 1 << slot)
+                if not self._is_swept_at(target, slot, half):
+                    note(at, (target, half.word.owner), 1 << slot)
         for (target, owner_id), slots in at.items():
             if target not in masters:
-                _note(this.waits, NO_TARGET, slots)
+                note(this.waits, NO_TARGET, slots)
             elif target in self._unreachable:
                 self._fail(self._unreachable[target], this.now)
             elif owner_id in masters and self._has_room_at(target):
                 self._begin(this, target, owner_id, slots, covers=True)
+
+    def _is_swept_at(self, target: str, slot: int, half: Half) -> bool:
+        """Whether a lane over this target is over that brought the slot, and is yet to be judged."""
+        return any(
+            sweep.lane.node_id == target and sweep.halves.get(slot) is half and sweep.slots >> slot & 1
+            for sweep in self._swept.values()
+        )
+
+    def _address_of(self, this: Round, node_id: str, owner_id: str) -> Address:
+        """Where a node is, by the map; or by its own word, or its master's."""
+        node = this.known.named(node_id)
+        if node is None:
+            masters = this.standing.masters
+            node = masters[node_id].myself.node if node_id in masters else masters[owner_id].lines[node_id].node
+        return node.address
 
     def _at_most(self, node_id: str, slots: SlotSet) -> SlotSet:
         """Those of these slots to sweep in one lane.
@@ -319,13 +342,10 @@ class ClusterLanes:
         if not covers:
             self._pending &= ~lane.slots
         self._account.reached(lane.epoch)
-        owner = masters[owner_id]
-        node = this.known.named(node_id)
-        if node is None:
-            node = masters[node_id].myself.node if node_id in masters else owner.lines[node_id].node
+        address = sweep.address = self._address_of(this, node_id, owner_id)
         is_replica = node_id != owner_id and not covers
         resume = None if resumed is None else resumed.resumed()
-        self._to_do.append(steps.Begin(lane, node.address, is_replica, owner.myself.config_epoch, resume))
+        self._to_do.append(steps.Begin(lane, address, is_replica, masters[owner_id].myself.config_epoch, resume))
 
     # ---- the end ------------------------------------------------------------------------------------------------
 
@@ -367,6 +387,7 @@ class ClusterLanes:
         return min(1.0, done / wanted)
 
 
-def _note(found: dict[Any, SlotSet], key: Any, slots: SlotSet) -> None:
+def note(found: dict[Any, SlotSet], key: Any, slots: SlotSet) -> None:
+    """Add some slots (if any) to those that are found under a key."""
     if slots:
         found[key] = found.get(key, NO_SLOTS) | slots

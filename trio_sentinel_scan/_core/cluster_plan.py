@@ -22,7 +22,7 @@ from .cluster_failures import (
     not_certified,
     not_covered,
 )
-from .cluster_lanes import NO_REPLICA, NOBODY, NOT_THERE, Half, Round, Sweep
+from .cluster_lanes import NO_REPLICA, NOBODY, NOT_THERE, UNASKED, UNNAMED, Half, Round, Sweep, note
 from .cluster_marks import ClusterMarks, fate_of
 from .cluster_standing import Standing
 from .errors import ScanError, ScanInterrupted, SentinelScanError, ServerUnavailable
@@ -134,24 +134,27 @@ class ClusterPlan(ClusterMarks):
     def _sweep_again(self, sweep: Sweep, slots: SlotSet, reason: str, now: float, *, keeps_half: bool = False) -> None:
         """These slots of a lane are to be swept again, if that may be; or, with `keeps_half`, where it was only."""
         slots &= self._still_wanted(sweep)
-        if self.state in FINAL or not slots:
-            return
+        if self.state not in FINAL and slots and self._begin_again(sweep, slots, reason, now, keeps_half=keeps_half):
+            sweep.slots &= ~slots
+
+    def _begin_again(self, sweep: Sweep, slots: SlotSet, reason: str, now: float, *, keeps_half: bool = False) -> bool:
+        """Slots that this lane has swept, or was to, are another one's from now on. False if the scan fails for it."""
         lane, server = sweep.lane, sweep.server
         if self._scan.on_failover == "raise":
             self._fail(interrupted(lane, slots, reason, server, self.summary(now)), now)
-            return
+            return False
         most = self._scan.max_restarts
         if self._restarts.highest(slots) >= most:
             self._fail(no_more_sweeps(lane, slots, reason, most, self.summary(now)), now)
-            return
+            return False
         self._restarts.add_one(slots)
         self._epochs.set(slots, lane.epoch + 1)
-        sweep.slots &= ~slots
         if not keeps_half:
             self._pending |= slots
             for slot in slots_in(slots):
                 self._half.pop(slot, None)
         self._account.swept_again(lane, slots, reason, server, now)
+        return True
 
     # ---- a survey -----------------------------------------------------------------------------------------------
 
@@ -164,14 +167,16 @@ class ClusterPlan(ClusterMarks):
         self._not_before = now + HESITATION
         self._find_wanted(standing)
         self._judge_swept(standing, now)
-        self._leave_the_lost(standing)
         this = Round(standing, known, now)
+        self._leave_the_lost(this)
+        if self.state not in FINAL:
+            self._look_after_halves(this)
         if self.state not in FINAL:
             self._go_on_with_lanes(this)
         if self.state not in FINAL:
             self._begin_lanes(this)
         if self.state not in FINAL:
-            self._give_up_waiting(now)
+            self._give_up_waiting(standing, now)
         if self.state not in FINAL and not self._wanted & ~self._done and not self._under_way:
             self._complete(now)
         if self.state is not State.FAILED:
@@ -201,14 +206,14 @@ class ClusterPlan(ClusterMarks):
             if sweep.undecided_since is None:
                 sweep.undecided_since = now
             if now - sweep.undecided_since >= self._failover_timeout:
-                summary = self.summary(now)
                 error = not_certified(
                     sweep.lane,
                     sweep.slots,
                     found.reason,
                     self._failover_timeout,
-                    summary,
+                    self.summary(now),
                     by_majority=self.options.by_majority,
+                    silence=standing.silence,
                 )
                 self._fail(error, now)
                 return
@@ -233,7 +238,7 @@ class ClusterPlan(ClusterMarks):
         for slot, word in found.half.items():
             # Of one node alone nothing is asked that it does not have.
             targets = set[str]() if self.options.node is not None else word.targets(standing.masters)
-            self._half[slot] = Half(word, targets)
+            self._half[slot] = Half(word, targets, sweep)
         self._settle(half)
         for slots, reason in found.again:
             gone = self._gone_from_node(standing, slots)
@@ -253,8 +258,34 @@ class ClusterPlan(ClusterMarks):
                 del self._half[slot]
                 self._done |= 1 << slot
 
-    def _leave_the_lost(self, standing: Standing) -> None:
-        """Lanes whose node has none of their slots any more need not go on."""
+    def _look_after_halves(self, this: Round) -> None:
+        """Of slots that no lane covers yet: none need cover what has come to rest, or has lost its owner, meanwhile."""
+        standing = this.standing
+        covered = NO_SLOTS
+        for sweep in (*self._under_way.values(), *self._swept.values()):
+            if sweep.lane.covers:
+                covered |= self._still_wanted(sweep)
+        owned = NO_SLOTS
+        for slots in standing.owned.values():
+            owned |= slots
+        changed: dict[int, tuple[Sweep, SlotSet]] = {}
+        for slot, half in self._half.items():
+            this_one = 1 << slot
+            if covered & this_one or standing.words.get(slot) == half.word:
+                continue
+            if this_one & ~owned & (standing.claimed | standing.unasked):
+                # Its owner may come back, as it was.
+                note(this.waits, UNNAMED if standing.claimed & this_one else UNASKED, this_one)
+                continue
+            sweep = half.sweep
+            changed[sweep.lane.number] = sweep, changed.get(sweep.lane.number, (sweep, NO_SLOTS))[1] | this_one
+        for sweep, slots in changed.values():
+            if not self._begin_again(sweep, slots, "the slots are on their way no more, or on another one", this.now):
+                return
+
+    def _leave_the_lost(self, this: Round) -> None:
+        """Lanes whose node has none of their slots any more, or is somewhere else, need not go on."""
+        standing = this.standing
         owned = NO_SLOTS
         for slots in standing.owned.values():
             owned |= slots
@@ -268,6 +299,8 @@ class ClusterPlan(ClusterMarks):
                 is_lost = not sweep.slots & claimed
             if is_lost and not sweep.lane.covers:
                 self._to_do.append(steps.Leave(number, "other nodes have its slots now"))
+            elif self._has_gone_elsewhere(sweep, this):
+                self._to_do.append(steps.Leave(number, "the node is at another address now"))
 
     def _go_on_with_lanes(self, this: Round) -> None:
         """A checkpoint's lanes go on, where nothing has happened; else their slots begin anew."""
@@ -292,7 +325,14 @@ class ClusterPlan(ClusterMarks):
                 waiting.append(one._replace(slots=slots))
         self._carried = waiting
 
-    def _give_up_waiting(self, now: float) -> None:
+    def _has_gone_elsewhere(self, sweep: Sweep, this: Round) -> bool:
+        """Whether a lane waits for its node where that is no more: it was started anew at another address."""
+        lane, plan = sweep.lane, sweep.plan
+        if plan is None or plan.connected or not this.standing.knows(lane.node_id, lane.owner_id):
+            return False
+        return self._address_of(this, lane.node_id, lane.owner_id) != sweep.address
+
+    def _give_up_waiting(self, standing: Standing, now: float) -> None:
         overdue = self._waits.overdue(now, self._failover_timeout)
         if not overdue or self._under_way or self._swept:
             # The rest is scanned first.
@@ -307,7 +347,15 @@ class ClusterPlan(ClusterMarks):
             elif reason == NOT_THERE:
                 error = node_not_there(self.options.node or "", self._failover_timeout)
             else:
-                error = not_certified(None, overdue, reason, self._failover_timeout, summary, by_majority=by_majority)
+                error = not_certified(
+                    None,
+                    overdue,
+                    reason,
+                    self._failover_timeout,
+                    summary,
+                    by_majority=by_majority,
+                    silence=standing.silence,
+                )
             self._fail(error, now)
         elif self.options.allow_uncovered:
             self._uncovered |= nobodys

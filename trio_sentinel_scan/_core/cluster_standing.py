@@ -78,6 +78,14 @@ class Standing:
         self.claimed: SlotSet = NO_SLOTS
         for account in self.masters.values():
             self.claimed |= account.myself.slots
+        # What is said of masters that could not be asked: slots that have an owner, whatever it would say.
+        self.unasked: SlotSet = NO_SLOTS if self.masters else ALL_SLOTS
+        for account in self.masters.values():
+            for node_id, line in account.lines.items():
+                if line.is_master and node_id not in survey.accounts:
+                    self.unasked |= line.slots
+        # Why one of them could not be asked.
+        self.silence: str = next(iter(survey.silent.values()), "")
         owned = self._by_majority() if by_majority else self._by_epoch()
         # Who has which slots.
         self.owned: dict[str, SlotSet] = {node_id: slots for node_id, slots in owned.items() if slots}
@@ -95,6 +103,11 @@ class Standing:
         """The slots that the node says it has; None if it could not be asked."""
         account = self.masters.get(node_id)
         return None if account is None else account.myself.slots
+
+    def knows(self, node_id: str, master_id: str) -> bool:
+        """Whether the node could be asked, or its master, that names it."""
+        master = self.masters.get(master_id)
+        return node_id in self.masters or (master is not None and node_id in master.lines)
 
     def epoch(self, node_id: str) -> int | None:
         """Its config epoch; None if it could not be asked."""

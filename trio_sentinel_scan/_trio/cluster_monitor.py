@@ -79,7 +79,9 @@ class ClusterMonitor:
         # Set, and replaced, when a round of asking is over.
         self._round_over = trio.Event()
         self._surveying = trio.Lock()
-        self._survey: Survey | None = None
+        # How many surveys were begun; the latest that came to its end, and which it was.
+        self._surveys_begun = 0
+        self._survey: tuple[int, Survey] | None = None
         # Why nothing but another client would do.
         self._refused: SentinelScanError | None = None
 
@@ -131,12 +133,15 @@ class ClusterMonitor:
 
     async def survey(self) -> Survey:
         """What all masters say now. Nobody was asked before this call; calls at the same time share the answers."""
-        called_at = trio.current_time()
+        # (Not told by the time: a clock may stand still.)
+        begun = self._surveys_begun
         async with self._surveying:
-            if self._survey is None or self._survey.began_at < called_at:
-                self._survey = await self._ask_all()
+            if self._survey is None or self._survey[0] <= begun:
+                self._surveys_begun += 1
+                number = self._surveys_begun
+                self._survey = number, await self._ask_all()
             await trio.lowlevel.checkpoint()
-            return self._survey
+            return self._survey[1]
 
     async def ask(self, address: Address, *commands: tuple[Argument, ...]) -> list[Reply]:
         """Ask one node something, over a connection that is kept for that; error replies are returned.
@@ -236,7 +241,11 @@ class ClusterMonitor:
 
     async def _hang_up_on_strangers(self) -> None:
         known = set(self.views.candidates())
-        for address in [address for address in self._lines if address not in known]:
+        # (Who is asked just now, as a master without slots is by a survey, is hung up on another time.)
+        strangers = [
+            address for address, line in self._lines.items() if address not in known and not line.turn.locked()
+        ]
+        for address in strangers:
             line = self._lines.pop(address)
             if line.connection is not None:
                 await line.connection.aclose()
@@ -262,8 +271,9 @@ class ClusterMonitor:
         began_at = trio.current_time()
         accounts: dict[str, NodeAccount] = {}
         silent: dict[str, str] = {}
-        at = {node.node_id or str(node.address): node.address for node in self.map.masters}
-        asked: set[str] = set()
+        # Names and addresses: a node may be at another one than the map has it.
+        waiting = {(node.node_id or str(node.address), node.address): None for node in self.map.masters}
+        asked: set[Address] = set()
 
         async def ask(name: str, address: Address) -> None:  # noqa: ASYNC910 (whoever is asked is waited for)
             try:
@@ -273,17 +283,23 @@ class ClusterMonitor:
             else:
                 accounts[account.node_id] = account
 
-        while waiting := {name: address for name, address in at.items() if name not in asked}:
-            asked |= set(waiting)
+        while waiting:
             async with trio.open_nursery() as nursery:
-                for name, address in waiting.items():
+                for name, address in waiting:
+                    asked.add(address)
                     nursery.start_soon(ask, name, address)
             # A master without slots may be taking some; it is in nobody's map.
-            for account in tuple(accounts.values()):
-                asked.add(account.node_id)
-                for node_id, line in account.lines.items():
-                    if line.is_master:
-                        at.setdefault(node_id, line.node.address)
+            waiting = {
+                (node_id, line.node.address): None
+                for account in accounts.values()
+                for node_id, line in account.lines.items()
+                if line.is_master and node_id not in accounts and line.node.address not in asked
+            }
+        for name in accounts:
+            silent.pop(name, None)
+        if silent:
+            # Where they are is to be known better.
+            self.refresh_soon()
         return Survey(began_at, accounts, silent)  # noqa: ASYNC910 (a map has masters, and they are waited for)
 
     async def _ask_for_account(self, address: Address) -> NodeAccount:

@@ -10,19 +10,22 @@ import logging
 import math
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import trio
+from redis.exceptions import RedisError
 
 from .._core import cluster_steps as steps
 from .._core.cluster_options import checked_cluster_scan
 from .._core.cluster_plan import ClusterPlan
-from .._core.errors import ClientClosed
+from .._core.errors import AuthenticationFailed, ClientClosed, ServerConnectionError
 from .._core.lane_plan import LanePlan, lane_options
+from .._core.replies import as_text
 from .._core.scan_states import FINAL
 from .._core.scan_steps import Target
 from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import ScanPage
+from .._core.verdicts import Verdict, error_code, verdict_of
 from .nurseries import open_service_nursery
 from .scan import Scan, ScanPages
 from .sources import NodeSource
@@ -43,6 +46,8 @@ __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
 
 logger = logging.getLogger("trio_sentinel_scan.scan")
 
+_MYID: Final = ("CLUSTER", "MYID")
+
 
 class _LaneSource(NodeSource):
     """One node, as a lane has it."""
@@ -55,6 +60,7 @@ class _LaneSource(NodeSource):
         # Which slot a key is in is told by its bytes.
         super().__init__(replace(settings, decode_responses=False), monitor, step.address)
         self.target = Target(step.address, step.config_epoch, is_replica=step.is_replica)
+        self._node_id = step.lane.node_id
         self._look = look
 
     async def connect(self, target: Target) -> Connection:
@@ -63,10 +69,28 @@ class _LaneSource(NodeSource):
         except BaseException:
             self._look()
             raise
-        if target.is_replica:
-            # Without it a replica sends whoever asks about a key to its master.
-            await connection.request(("READONLY",))
+        try:
+            await self._meet(connection, is_replica=target.is_replica)
+        except BaseException:
+            await connection.aclose()  # noqa: ASYNC102 (closing is shielded, and takes no time)
+            self.look_again()
+            raise
         return connection
+
+    async def _meet(self, connection: Connection, *, is_replica: bool) -> None:
+        """See that it is the node that the masters have told of: addresses change hands, and a sweep of another node
+        would be judged by what was said of this one.
+        """
+        # Without READONLY a replica sends whoever asks about a key to its master.
+        told, *_ = await connection.request(_MYID, *[("READONLY",)] * is_replica, decode=False)
+        if isinstance(told, RedisError):
+            if verdict_of(told) is Verdict.UNAUTHENTICATED or error_code(told) == "NOPERM":
+                raise AuthenticationFailed(f"{connection.address} refuses CLUSTER MYID: {told}")
+            raise ServerConnectionError(f"{connection.address} does not say which node it is: {told}")
+        if (node_id := as_text(told)) != self._node_id:
+            raise ServerConnectionError(
+                f"{connection.address} is node {node_id[:8]} now, and not node {self._node_id[:8]}"
+            )
 
     def look_again(self) -> None:
         super().look_again()

@@ -48,6 +48,8 @@ class FakeCluster:
         """The slot has another owner, or none; its keys stay where they are."""
         self.owner[slot] = None if to is None else to.address
         self.epoch += 1
+        if to is not None:
+            to.program.config_epoch = self.epoch
 
     def shards(self) -> list[Any]:
         """CLUSTER SHARDS."""
@@ -65,6 +67,25 @@ class FakeCluster:
             found.append([b"slots", bounds, b"nodes", [[*node, b"role", b"master", b"health", b"online"]]])
         return found
 
+    def nodes(self, asked: tuple[str, int]) -> bytes:
+        """CLUSTER NODES, as one of them says it."""
+        names = {host.address: host.program.node_id for host in self.hosts}
+        found: list[str] = []
+        for host, entry in zip(self.hosts, self.shards(), strict=True):
+            flags = "myself,master" if host.address == asked else "master"
+            ranges = [f"{first}-{last}" for first, last in zip(entry[1][::2], entry[1][1::2], strict=True)]
+            where = f"{host.address[0]}:{host.address[1]}@{host.address[1] + 10_000}"
+            if host.address == asked:
+                for slot, to in self.migrating.items():
+                    owner = self.owner[slot]
+                    if owner == asked:
+                        ranges.append(f"[{slot}->-{names[to]}]")
+                    elif to == asked and owner is not None:
+                        ranges.append(f"[{slot}-<-{names[owner]}]")
+            epoch = host.program.config_epoch
+            found.append(" ".join([names[host.address], where, flags, f"- 0 0 {epoch} connected", *ranges]))
+        return ("\n".join(found) + "\n").encode()
+
 
 class ClusterServer(DataServer):
     """One of its masters."""
@@ -72,6 +93,8 @@ class ClusterServer(DataServer):
     def __init__(self, address: tuple[str, int], cluster: FakeCluster) -> None:
         super().__init__(address, Random(address[1]))
         self.cluster = cluster
+        self.node_id = f"{address[1] - 7000}" * 40
+        self.config_epoch = 1
         # Slots of which it believes something else than is true.
         self.believes: dict[int, tuple[str, int] | None] = {}
         # Sessions whose last command was ASKING, and those that it holds for, within MULTI.
@@ -124,4 +147,8 @@ class ClusterServer(DataServer):
     def _do_cluster(self, session: Session, subcommand: bytes) -> Any:
         if subcommand.upper() == b"SHARDS":
             return self.cluster.shards()
+        if subcommand.upper() == b"NODES":
+            return self.cluster.nodes(self.address)
+        if subcommand.upper() == b"MYID":
+            return self.node_id.encode()
         return f"cluster_state:ok\r\ncluster_current_epoch:{self.cluster.epoch}\r\n".encode()
