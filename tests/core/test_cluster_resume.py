@@ -301,6 +301,17 @@ def test_of_a_master_where_replicas_are_to_be_read() -> None:
     assert after.plan.summary(after.now).restarts == ()
 
 
+def test_a_page_of_a_lane_that_is_void_says_nothing() -> None:
+    """It is not handed out, so the scan does not stand behind it."""
+    driver = ClusterDriver(Cluster(keys=60), **ONE_BY_ONE)
+    in_mid_lane(driver, 1)
+    (lane,) = driver.lanes
+    page, known = driver.pages[-1], driver.plan.checkpoint
+    lane.plan.leave("other nodes have its slots now", driver.now)
+    assert lane.plan.take(page, driver.now) is None
+    assert driver.plan.checkpoint == known
+
+
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 
