@@ -352,7 +352,7 @@ def test_without_that_its_keys_would_be_lost(monkeypatch: pytest.MonkeyPatch) ->
     """The guard, switched off: what a scan without `dedupe` does."""
     init = Progress.__init__
 
-    def init_as_without(self: Progress, start: Mark, *, once: bool) -> None:
+    def init_as_without(self: Progress[Any], start: Mark, *, once: bool) -> None:
         assert once
         init(self, start)
 

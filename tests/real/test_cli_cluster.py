@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
-from tests.real.commandline import cli, running
+from tests.real.commandline import HANG, cli, running
+from tests.real.scenes import until
 from tests.real.test_cli_failures import check_failed
 from trio_sentinel_scan.testing import LocalCluster
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trio_sentinel_scan.testing import ServerBinary
 
 pytestmark = [
@@ -20,6 +24,11 @@ pytestmark = [
 
 # More than fits into the pipe and all that waits for it: the scan has to wait for its reader.
 KEYS = 60_000
+
+
+def names_in(folder: Path) -> list[str]:
+    """What is there."""
+    return [path.name for path in folder.iterdir()]
 
 
 async def test_all_of_it(each_server_binary: ServerBinary) -> None:
@@ -72,6 +81,36 @@ async def test_slots_that_no_node_has(server_binary: ServerBinary) -> None:
         ended = await cli(*arguments, "--allow-uncovered")
         assert ended.status == 0
         assert "\nleft out: slots 5-9, which no node has\n" in ended.err
+
+
+@pytest.mark.parametrize("option", [(), ("--dedupe",)], ids=["plain", "dedupe"])
+async def test_killed_and_run_again(server_binary: ServerBinary, tmp_path: Path, option: tuple[str, ...]) -> None:
+    """What the checkpoint covers was written before it; the rest comes from the second run. Then the file is gone."""
+    file = tmp_path / "here"
+    async with LocalCluster(replicas=0, binary=server_binary) as cluster:
+        keys = await cluster.fill(KEYS)
+        arguments = ("scan", *option, "--checkpoint", str(file), "-u", cluster.url)
+        async with running(*arguments, "--count", "100") as run:
+            await run.read(1)
+            with trio.fail_after(HANG):
+                await until(file.exists)
+            await run.read(200_000)
+            run.process.kill()
+            first = await run.end()
+        # A line that was cut is no key.
+        before = set(first.out.split(b"\n")[:-1])
+        assert before < keys
+        text = file.read_bytes()
+        check_failed(await cli(*arguments, "--pattern", "k*"), 2, "--checkpoint: ", "match was not the same")
+        node = cluster.nodes[0]
+        url = f"redis://{node.host}:{node.port}"
+        check_failed(await cli(*arguments[:-1], url), 2, "--checkpoint: ", "a scan of a cluster")
+        assert file.read_bytes() == text
+        second = await cli(*arguments)
+        assert second.status == 0, second.err
+        assert before | set(second.keys) == keys
+        assert f"going on from the checkpoint in {file}" in second.err
+        assert names_in(tmp_path) == []
 
 
 async def test_a_master_dies_while_nobody_reads(server_binary: ServerBinary) -> None:

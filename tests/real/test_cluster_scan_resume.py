@@ -207,8 +207,8 @@ async def test_several_nodes_at_once(server_binary: ServerBinary) -> None:
     async with LocalCluster(replicas=0, binary=server_binary) as cluster:
         keys = await cluster.fill(KEYS)
         first, left = ClusterAccount(), Left()
-        async with open_client(cluster) as client, client.open_scan(count=20, page_size=20) as pages:
-            await first.take(pages, 200)
+        async with open_client(cluster) as client, client.open_scan(count=20, segments=4) as pages:
+            await first.take(pages, 40)
             left.text = pages.checkpoint()
         left.account.pages = first.pages[:-1]
         account, summary = await gone_on(cluster, left, max_nodes_at_once=8, segments="auto")

@@ -32,8 +32,9 @@ class ClusterMarks(ClusterLanes):
         check_seen_keys(options.scan.dedupe, options.scan.resume)
         if options.scan.resume is not None:
             take_back(self._durable, options.scan.resume)
-            if options.scan.resume.cluster is not None:
-                self._restore(options.scan.resume.cluster)
+            # (Of another kind of scan, the text was refused.)
+            assert options.scan.resume.cluster is not None
+            self._restore(options.scan.resume.cluster)
         self._progress = Progress[ClusterMark](self._stand())
 
     def _restore(self, stand: ClusterCheckpoint) -> None:
@@ -95,8 +96,9 @@ class ClusterMarks(ClusterLanes):
 
     def done_with(self, page: ScanPage[Any]) -> None:
         """The page's consumer asks for the next one."""
-        if page.mark is not None and page.mark.whole is not None:
-            self._progress.done_with(page.mark.whole)
+        assert page.mark is not None
+        assert page.mark.whole is not None
+        self._progress.done_with(page.mark.whole)
 
     @property
     def checkpoint(self) -> str:

@@ -343,7 +343,9 @@ class ClusterScans:
         - `max_restarts`: how many times any slot may be swept again; then `ScanRestartsExhausted`.
         - `certify`: what a slot must have: "masters", a majority of the masters that names its node its owner still (or
           "sentinels", which means the same here); "role", the node's own word.
-        - `resume`: cannot be used yet; pages have no checkpoints (ValueError).
+        - `resume`: a `page.checkpoint` of a scan of this cluster. Slots that were done stay done; each sweep under way
+          goes on where the same process has the same slots, at the same config epoch. Else they are swept from their
+          start.
         - `extra_args`, `hash_seed_shared`: cannot be used; the ConfigError says why.
         - `with_`: what is to be known of each key beside its name. A node does not say it of a key whose slot is on its
           way or has left meanwhile: then it is None.
