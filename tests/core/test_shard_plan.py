@@ -21,7 +21,6 @@ from trio_sentinel_scan import (
 )
 from trio_sentinel_scan._core.cluster_map import ClusterMap, Shard
 from trio_sentinel_scan._core.mailbox import Handled, Mailbox
-from trio_sentinel_scan._core.identity import Address
 from trio_sentinel_scan._core.messages import Confirmation, OnFull, SubscriberOptions
 from trio_sentinel_scan._core.shard_node import NAMES_PER_COMMAND, ShardNode
 from trio_sentinel_scan._core.shard_parts import ShardTicket

@@ -9,7 +9,7 @@ import trio
 
 from tests.real.cluster_scenes import open_client
 from tests.real.scenes import until
-from tests.real.test_collection_scans import expected, opened
+from tests.real.test_collection_scans import expected
 from trio_sentinel_scan import ClusterClient, CollectionGone, ScanInterrupted
 from trio_sentinel_scan._core.slot_collection import SlotCollectionPlan
 from trio_sentinel_scan._core.slots import slot_of
@@ -33,6 +33,12 @@ async def fill(client: ClusterClient, type_: str = "set", number: int = 3000) ->
     else:
         await client.zadd(KEY, {name: n for n, name in enumerate(names)})
     return expected(type_, range(number))
+
+
+def opened(client: ClusterClient, type_: str, **options: Any) -> Any:
+    """The scan of it."""
+    opens: dict[str, Any] = {"hash": client.open_hscan, "set": client.open_sscan, "zset": client.open_zscan}
+    return opens[type_](KEY, **options)
 
 
 async def other_than(cluster: LocalCluster, owner: LocalClusterNode) -> LocalClusterNode:
@@ -74,14 +80,14 @@ async def test_the_slot_moves(each_server_binary: ServerBinary) -> None:
         items = await fill(client)
         owner = await cluster.owner(SLOT)
         target = await other_than(cluster, owner)
-        async with client.open_sscan(KEY, **SMALL) as pages:
+        async with opened(client, "set", **SMALL) as pages:
             await half(pages)
             await cluster.migrate_slot(SLOT, target)
             assert await the_rest(pages) == items
             assert pages.summary.server.address == target.address
             assert pages.summary.epoch == 1
             assert pages.summary.certificate.nodes[0].masters_agreeing == 3
-        async with client.open_sscan(KEY, **SMALL, on_failover="raise") as pages:
+        async with opened(client, "set", **SMALL, on_failover="raise") as pages:
             await half(pages)
             await cluster.migrate_slot(SLOT, owner)
             await cluster.migrate_slot(SLOT, target)
@@ -95,7 +101,7 @@ async def test_a_move_that_is_under_way_is_waited_for(server_binary: ServerBinar
         items = await fill(client)
         target = await other_than(cluster, await cluster.owner(SLOT))
         found: list[set[Any]] = []
-        async with client.open_sscan(KEY, **SMALL) as pages, trio.open_nursery() as nursery:
+        async with opened(client, "set", **SMALL) as pages, trio.open_nursery() as nursery:
             await half(pages)
             migration = await cluster.begin_migration(SLOT, target)
             await migration.move()
@@ -135,7 +141,7 @@ async def test_a_failover(server_binary: ServerBinary) -> None:
     async with LocalCluster(binary=server_binary) as cluster, open_client(cluster) as client:
         items = await fill(client)
         owner = await cluster.owner(SLOT)
-        async with client.open_sscan(KEY, **SMALL) as pages:
+        async with opened(client, "set", **SMALL) as pages:
             await half(pages)
             new = await cluster.failover(owner)
             assert await the_rest(pages) == items
@@ -147,7 +153,7 @@ async def test_a_failover(server_binary: ServerBinary) -> None:
 async def test_it_is_deleted_meanwhile(server_binary: ServerBinary) -> None:
     async with LocalCluster(replicas=0, binary=server_binary) as cluster, open_client(cluster) as client:
         await fill(client)
-        async with client.open_sscan(KEY, **SMALL) as pages:
+        async with opened(client, "set", **SMALL) as pages:
             await half(pages)
             await client.delete(KEY)
             with pytest.raises(CollectionGone):
