@@ -15,10 +15,11 @@ from trio_sentinel_scan._core.certificate import Evidence, Refuted, Undecided
 from trio_sentinel_scan._core.cluster_standing import Standing
 from trio_sentinel_scan._core.cluster_survey import Survey
 from trio_sentinel_scan._core.collection_options import checked_cluster_collection
-from trio_sentinel_scan._core.errors import ConfigError, ServerUnavailable
+from trio_sentinel_scan._core.errors import ConfigError, ScanRefused, ServerUnavailable
 from trio_sentinel_scan._core.scan_states import State
 from trio_sentinel_scan._core.slot_collection import SlotCollectionPlan, judge_slot
 from trio_sentinel_scan._core.slots import slot_of
+from trio_sentinel_scan._core.verdicts import parse_error_reply
 
 SLOT = slot_of(b"key")
 
@@ -123,3 +124,40 @@ def test_arguments() -> None:
         checked_cluster_collection("set", b"key", certify="nobody", **options)
     with pytest.raises(ConfigError, match="resume"):
         checked_cluster_collection("set", b"key", certify="role", resume="x", **options)
+
+
+def judged(driver: SlotDriver, **changes: Any) -> Any:
+    """What the plan makes of this evidence, with the rest as it should be."""
+    driver.go_to(steps.Certify)
+    step = driver.plan.next_step(driver.now)
+    assert isinstance(step, steps.Certify)
+    evidence = driver._evidence(driver.world.master, step)
+    assert isinstance(evidence, Evidence)
+    return driver.plan._judge(replace(evidence, **changes))
+
+
+def test_by_the_word_of_the_masters() -> None:
+    cluster = Cluster(keys=0)
+    owner = cluster.owner(SLOT)
+    standing = Standing(cluster.survey())
+    driver = SlotDriver(World(KEYS))
+    driver.go_to(steps.Certify)
+    assert driver.plan._target is not None
+    epoch = standing.epoch(owner.node_id)
+    driver.plan._target = replace(driver.plan._target, config_epoch=epoch)
+    held = judged(driver, standing=standing, node_id=owner.node_id)
+    assert held.certificate.nodes[0].masters_agreeing == held.certificate.masters_known == 3
+    assert not driver.plan.suspects_failover
+    driver.plan._target = replace(driver.plan._target, config_epoch=-1)
+    assert isinstance(judged(driver, standing=standing, node_id=owner.node_id), Refuted)
+    assert driver.plan.suspects_failover
+    assert isinstance(judged(driver, size=parse_error_reply(f"ASK {SLOT} 10.0.0.9:7000")), Undecided)
+    assert isinstance(judged(driver, run_id="another"), Refuted)
+
+
+def test_other_refusals_are_refusals() -> None:
+    driver = SlotDriver(World(KEYS))
+    driver.half_way()
+    driver.instead[driver.world.master.address] = "NOPERM no"
+    driver.run()
+    assert isinstance(driver.plan.error, ScanRefused)
