@@ -194,3 +194,14 @@ def test_nonsense_is_said_to_be_nonsense(reply: Any) -> None:
 def test_nonsense_in_the_older_form(reply: Any) -> None:
     with pytest.raises(ValueError, match="CLUSTER SLOTS makes no sense"):
         read_slots(reply, ASKED)
+
+
+def test_who_is_the_master_of_what_was_a_shard() -> None:
+    shard = MAP.shards[0]
+    both = ClusterMap((Shard(FIRST, HIGH), Shard(SECOND, LOW)), 2)
+    assert both.successor(shard) == FIRST
+    assert ClusterMap((Shard(THIRD, LOW, (FIRST,)), Shard(SECOND, HIGH)), 2).successor(shard) == THIRD
+    # A replica that was not known then.
+    assert ClusterMap((Shard(SECOND, LOW), Shard(FOURTH, HIGH, (FIRST,))), 2).successor(shard) == FOURTH
+    assert ClusterMap((Shard(SECOND, ALL_SLOTS, (FOURTH,)),), 2).successor(shard) == SECOND
+    assert ClusterMap((Shard(SECOND, HIGH),), 2).successor(shard) is None

@@ -433,6 +433,25 @@ def test_a_redirection_is_passed_on_and_followed(host: str) -> None:
     assert ticket.settled
 
 
+@pytest.mark.parametrize("slot", [slot_of(A1) + 1, 99_999])
+def test_a_redirection_of_another_slot_says_nothing(slot: int) -> None:
+    """Nor does it break the map, in which there is no such slot."""
+    scene = Scene()
+    scene.want(A1)
+    scene.connect("A")
+    scene.refuse("A", f"MOVED {slot} 10.0.0.1:{scene.address('B').port}")
+    assert scene.plan.redirections == []
+    assert scene.plan.wants_map
+
+
+def test_brackets_of_an_address_are_not_part_of_it() -> None:
+    scene = Scene()
+    scene.want(A1)
+    scene.connect("A")
+    scene.refuse("A", f"MOVED {slot_of(A1)} [::1]:7000")
+    assert scene.plan.redirections == [(slot_of(A1), Address("::1", 7000))]
+
+
 def test_redirections_in_circles_are_followed_a_few_times() -> None:
     scene = Scene()
     scene.want(A1)

@@ -819,3 +819,18 @@ async def test_without_any_owner_commands_wait(cluster: FakeCluster) -> None:
         ):
             with pytest.raises(ServerUnavailable):
                 await work()
+
+
+async def test_redis_pys_names_for_nodes(cluster: FakeCluster, client: ClusterClient) -> None:
+    host, port = cluster.addresses[1]
+    found = client.get_node(host, port)
+    assert found is not None
+    assert found.address == (host, port)
+    assert client.get_node(node_name=f"{host}:{port}") is found
+    assert client.get_node(host, 1) is None
+    assert client.get_random_node() in client.nodes
+    assert client.get_default_node() in client.get_primaries()
+    assert await client.ping(target_nodes=client.get_default_node()) is True
+    for wrong in ({}, {"host": host}, {"host": host, "port": port, "node_name": "a:1"}, {"port": port}):
+        with pytest.raises(ConfigError, match="node_name"):
+            client.get_node(**wrong)

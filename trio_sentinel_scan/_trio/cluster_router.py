@@ -169,7 +169,7 @@ class ClusterRouter:
                     f" {self._failover_timeout:g} s; target_nodes=client.get_primaries() names those that there are"
                 )
             await self._wait_for_map()
-        return known
+        return known  # noqa: ASYNC910 (sending waits)
 
     async def route(self, command: Command) -> Route:
         """Where a command goes: by table, or by asking a server where its keys are.
@@ -193,7 +193,7 @@ class ClusterRouter:
         except ResponseError as error:
             # It has none, or makes no sense: whoever gets it will say so.
             if "no key arguments" in str(error) or "Invalid" in str(error):
-                return []
+                return []  # noqa: ASYNC910 (it was an answer)
             raise
         return as_list(reply) or []
 

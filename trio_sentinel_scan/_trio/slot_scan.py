@@ -78,7 +78,7 @@ class SlotOwner(NodeSource):
         if target.config_epoch != epoch:
             again = target.config_epoch is not None
             self.target = replace(target, config_epoch=epoch, version=target.version + again)
-        return self.target
+        return self.target  # noqa: ASYNC910 (as above)
 
     def told(self, error: RedisError) -> None:
         """The node has answered this in place of a reply: it may not be the one to ask."""
