@@ -67,7 +67,6 @@ class FakeCluster:
             found.append([b"slots", bounds, b"nodes", [[*node, b"role", b"master", b"health", b"online"]]])
         return found
 
-
     def nodes(self, asked: tuple[str, int]) -> bytes:
         """CLUSTER NODES, as one of them says it."""
         names = {host.address: host.program.node_id for host in self.hosts}
