@@ -95,7 +95,7 @@ async def test_a_master_is_where_the_others_say(
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    "reply, said",
     [
         (Error("NOPERM no permissions to run 'cluster|nodes'"), "does not tell of the cluster's nodes"),
         (Error("LOADING Redis is loading the dataset in memory"), "cannot answer now"),
