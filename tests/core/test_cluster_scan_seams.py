@@ -15,6 +15,7 @@ from trio_sentinel_scan import (
     SlotsNotCovered,
 )
 from trio_sentinel_scan._core.cluster_map import ClusterMap
+from trio_sentinel_scan._core.cluster_survey import Survey
 from trio_sentinel_scan._core.scan_states import State
 from trio_sentinel_scan._core.slots import ALL_SLOTS, set_of
 
@@ -60,14 +61,14 @@ def test_the_owner_is_away_before_its_slot_is_covered() -> None:
     # Held to be up by the others: nobody knows better yet.
     seen = driver.cluster.survey
 
-    def survey() -> object:
+    def survey() -> Survey:
         found = seen()
         for account in found.accounts.values():
             line = account.lines[one.node_id]
             object.__setattr__(line, "flags", line.flags - {"fail"})
         return found
 
-    driver.cluster.survey = survey  # type: ignore[assignment, method-assign]  # what is not known yet
+    driver.cluster.survey = survey  # type: ignore[method-assign]  # what is not known yet
     driver.steps_until(lambda: bool(driver.plan._waits.waiting & 1))
     one.is_up = True
     driver.run()
