@@ -261,6 +261,7 @@ async def steps_of(run: Callable[[], Awaitable[None]], step: int | None, when: s
     return instrument.steps, scope.cancelled_caught
 
 
+@pytest.mark.slow
 @sampled
 @pytest.mark.parametrize("when", ["waiting", "waking"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
