@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.core._cluster_model import Cluster, ClusterDriver
@@ -12,6 +14,8 @@ from trio_sentinel_scan import (
     ServerUnavailable,
     SlotsNotCovered,
 )
+from trio_sentinel_scan._core.cluster_map import ClusterMap
+from trio_sentinel_scan._core.cluster_survey import Survey
 from trio_sentinel_scan._core.scan_states import State
 from trio_sentinel_scan._core.slots import ALL_SLOTS, set_of
 
@@ -23,7 +27,7 @@ def at_lane(driver: ClusterDriver, number: int) -> None:
     )
 
 
-def half_way(*, replicas: int = 0, **changes: object) -> ClusterDriver:
+def half_way(*, replicas: int = 0, **changes: Any) -> ClusterDriver:
     """A slot of node one's is half way to node three; it was swept at the one, and another lane is under way."""
     cluster = Cluster(keys=30, replicas=replicas)
     cluster.begin_move(0, cluster.nodes[2])
@@ -57,14 +61,14 @@ def test_the_owner_is_away_before_its_slot_is_covered() -> None:
     # Held to be up by the others: nobody knows better yet.
     seen = driver.cluster.survey
 
-    def survey() -> object:
+    def survey() -> Survey:
         found = seen()
         for account in found.accounts.values():
             line = account.lines[one.node_id]
             object.__setattr__(line, "flags", line.flags - {"fail"})
         return found
 
-    driver.cluster.survey = survey  # type: ignore[assignment, method-assign]  # what is not known yet
+    driver.cluster.survey = survey  # type: ignore[method-assign]  # what is not known yet
     driver.steps_until(lambda: bool(driver.plan._waits.waiting & 1))
     one.is_up = True
     driver.run()
@@ -95,7 +99,7 @@ def test_the_owner_is_gone_before_its_slot_is_covered(*, allowed: bool) -> None:
 
 @pytest.mark.parametrize("how", ["on_failover", "max_restarts"])
 def test_a_slot_that_came_to_rest_may_not_be_swept_again(how: str) -> None:
-    changes: dict[str, object] = {"on_failover": "raise"} if how == "on_failover" else {"max_restarts": 0}
+    changes: dict[str, Any] = {"on_failover": "raise"} if how == "on_failover" else {"max_restarts": 0}
     driver = half_way(**changes)
     driver.cluster.give(1, driver.cluster.nodes[2])
     driver.run()
@@ -141,8 +145,6 @@ def test_a_master_is_started_anew_at_another_address(monkeypatch: pytest.MonkeyP
     driver = ClusterDriver(cluster, segments=1)
     at_lane(driver, 2)
     if not known:
-        from trio_sentinel_scan._core.cluster_map import ClusterMap
-
         monkeypatch.setattr(cluster, "map", lambda: ClusterMap(()))
     two.port += 1
     cluster.restart(two)

@@ -1,7 +1,7 @@
 """Each guard of a cluster's scan, switched off: keys are lost, or nobody's are handed out, on real servers.
 
 So each is needed, and the tests with the guard in place can fail. (That a majority must name a slot's owner is shown in
-`tests/core/test_cluster_plan.py`: a node that is cut off from the others, and not from us, is not to be had here.)
+`test_cluster_scan_partition.py`; that a lane asks which node it has got, in `tests/trio/test_cluster_scan.py`.)
 """
 
 from __future__ import annotations

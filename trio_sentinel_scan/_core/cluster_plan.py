@@ -353,7 +353,8 @@ class ClusterPlan(ClusterMarks):
                     reason,
                     self._failover_timeout,
                     summary,
-                    by_majority=by_majority,
+                    # (Whom nobody can ask has no word of its own either.)
+                    by_majority=by_majority and reason != UNASKED,
                     silence=standing.silence,
                 )
             self._fail(error, now)
