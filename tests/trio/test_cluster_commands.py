@@ -831,6 +831,12 @@ async def test_redis_pys_names_for_nodes(cluster: FakeCluster, client: ClusterCl
     assert client.get_random_node() in client.nodes
     assert client.get_default_node() in client.get_primaries()
     assert await client.ping(target_nodes=client.get_default_node()) is True
-    for wrong in ({}, {"host": host}, {"host": host, "port": port, "node_name": "a:1"}, {"port": port}):
+    wrongs: list[dict[str, Any]] = [
+        {},
+        {"host": host},
+        {"host": host, "port": port, "node_name": "a:1"},
+        {"port": port},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigError, match="node_name"):
             client.get_node(**wrong)
