@@ -128,7 +128,6 @@ def test_arguments() -> None:
 
 def judged(driver: SlotDriver, **changes: Any) -> Any:
     """What the plan makes of this evidence, with the rest as it should be."""
-    driver.go_to(steps.Certify)
     step = driver.plan.next_step(driver.now)
     assert isinstance(step, steps.Certify)
     evidence = driver._evidence(driver.world.master, step)
