@@ -125,4 +125,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`each_server_binary`: the test runs once on every server program of this machine."""
     if "each_server_binary" in metafunc.fixturenames:
         binaries = server_binaries()
-        metafunc.parametrize("each_server_binary", binaries.values(), ids=binaries.keys(), scope="session")
+        # By default one of them; all of them where cursors are of another kind, and in the few tests that show the rest.
+        whole = metafunc.module.__name__.rpartition(".")[2].startswith("test_cluster_scan") or any(
+            mark.name == "smoke" for mark in metafunc.definition.iter_markers()
+        )
+        marks = [() if whole or number == 0 else (pytest.mark.full,) for number in range(len(binaries))]
+        metafunc.parametrize(
+            "each_server_binary",
+            [
+                pytest.param(binary, id=name, marks=of)
+                for (name, binary), of in zip(binaries.items(), marks, strict=True)
+            ],
+            scope="session",
+        )
