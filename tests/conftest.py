@@ -125,7 +125,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`each_server_binary`: the test runs once on every server program of this machine."""
     if "each_server_binary" in metafunc.fixturenames:
         binaries = server_binaries()
-        # By default one of them; all of them where cursors are of another kind, and in the few tests that show the rest.
+        # By default one of them; all where cursors are of another kind, and in the few tests that show the rest.
         whole = metafunc.module.__name__.rpartition(".")[2].startswith("test_cluster_scan") or any(
             mark.name == "smoke" for mark in metafunc.definition.iter_markers()
         )
