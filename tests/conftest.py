@@ -126,7 +126,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "each_server_binary" in metafunc.fixturenames:
         binaries = server_binaries()
         # By default one of them; all where cursors are of another kind, and in the few tests that show the rest.
-        whole = metafunc.module.__name__.rpartition(".")[2].startswith("test_cluster_scan") or any(
+        whole = metafunc.definition.path.name.startswith("test_cluster_scan") or any(
             mark.name == "smoke" for mark in metafunc.definition.iter_markers()
         )
         marks = [() if whole or number == 0 else (pytest.mark.full,) for number in range(len(binaries))]
