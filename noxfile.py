@@ -58,6 +58,7 @@ def lint(session: nox.Session) -> None:
     session.install("-e.", *dependency_groups(PYPROJECT, "lint"))
     session.run("ruff", "check", *session.posargs)
     session.run("ruff", "format", "--check")
+    session.run("python", ".ci/anyio_edition.py", "--check")
     # 900: no async generator. 910 and 911: each async function has a checkpoint on every way through it. The package
     # promises that to its users; a test, or a fake under it, owes nobody a checkpoint.
     checkpoints = "--enable=ASYNC,ASYNC900,ASYNC910,ASYNC911"
@@ -69,10 +70,17 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def anyio(session: nox.Session) -> None:
+    """Write trio_sentinel_scan/anyio/ anew from trio_sentinel_scan/_trio/, its source."""
+    session.install("-e.", *dependency_groups(PYPROJECT, "lint"))
+    session.run("python", ".ci/anyio_edition.py")
+
+
+@nox.session
 def typing(session: nox.Session) -> None:
     """mypy and pyright, both strict, and whether every public name has a complete type."""
     session.install("-e.[demo]", *TESTS, *dependency_groups(PYPROJECT, "typing"))
-    session.run("mypy", *existing(PACKAGE, "tests", "benchmarks", "examples"))
+    session.run("mypy", *existing(PACKAGE, "tests", "benchmarks", "examples"), ".ci/anyio_edition.py")
     quiet = {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # it would ask the network for a newer pyright each time
     session.run("pyright", env=quiet)
     # --ignoreexternal: a good part of redis-py's commands, which the clients inherit, is not annotated in full.

@@ -2,11 +2,13 @@
 #
 # _core/    decides: tables and state machines, without Trio, sockets or a clock.
 # _trio/    does: one thin driver per thing that touches the network. What you import from here lives there.
+# anyio/    the same on asyncio and wherever else AnyIO runs: trio_sentinel_scan.anyio, generated from _trio/.
 # _spilling is the one thing that touches the disk.
 # testing/  real servers on loopback for tests, ours and yours: trio_sentinel_scan.testing.
 # cli/      the command line and the demo.
 #
-# Everything public is here or in trio_sentinel_scan.testing; whatever has an underscore in its path may change.
+# Everything public is here, or the same name in trio_sentinel_scan.anyio, or in trio_sentinel_scan.testing; the modules
+# below them may change.
 """Iterate a Redis or Valkey keyspace on Trio without losing a key, while masters fail over and servers restart."""
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from ._core.errors import (
     SubscriptionLost as SubscriptionLost,
     TooManyCommandsWaiting as TooManyCommandsWaiting,
     TopologyUnavailable as TopologyUnavailable,
+    WrongEventLoop as WrongEventLoop,
 )
 from ._core.identity import Address as Address, ServerIdentity as ServerIdentity
 from ._core.messages import Gap as Gap, Message as Message
@@ -94,7 +97,7 @@ from ._version import __version__ as __version__
 def _show_public_paths() -> None:
     """Tracebacks, reprs and pickles show where a thing is to be imported from, not where it is written down."""
     for name, thing in list(globals().items()):
-        if not name.startswith("_") and getattr(thing, "__module__", "").startswith(__name__ + "._"):
+        if not name.startswith("_") and getattr(thing, "__module__", "").startswith(__name__ + "."):
             thing.__module__ = __name__
 
 

@@ -55,6 +55,7 @@ __all__ = [
     "SubscriptionLost",
     "TooManyCommandsWaiting",
     "TopologyUnavailable",
+    "WrongEventLoop",
 ]
 
 
@@ -93,6 +94,10 @@ class CheckpointInvalid(ConfigError):
 
 class ClientClosed(SentinelScanError):
     """The client (or the scan) was used outside its ``async with`` block."""
+
+
+class WrongEventLoop(SentinelScanError, RuntimeError):
+    """A client of the Trio edition was opened where Trio does not run: `trio_sentinel_scan.anyio` has its like."""
 
 
 class CommandNotShareable(SentinelScanError):

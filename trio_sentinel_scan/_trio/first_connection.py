@@ -102,7 +102,7 @@ async def connect_to_service(source: SentinelService, connect: Callable[[], Awai
     problem: Exception | None = None
     while True:
         try:
-            with trio.move_on_at(give_up_at):
+            with trio.CancelScope(deadline=give_up_at):
                 await monitor.first_target()
                 break
         except MasterNotFound as error:
@@ -112,14 +112,14 @@ async def connect_to_service(source: SentinelService, connect: Callable[[], Awai
             waiting.because(error)
         if trio.current_time() >= give_up_at:
             raise problem or monitor.topology.no_master_error()
-        with trio.move_on_at(give_up_at):
+        with trio.CancelScope(deadline=give_up_at):
             await monitor.wait_for_news()
     if not settings.wait_ready:
         give_up_at = trio.current_time() + min(FIRST_PATIENCE, settings.failover_timeout)
     problem = ServerConnectionError(f"{source.target.address} did not take a connection")
     while trio.current_time() < give_up_at:
         try:
-            with trio.move_on_at(give_up_at):
+            with trio.CancelScope(deadline=give_up_at):
                 await connect()
                 waiting.over()
                 return

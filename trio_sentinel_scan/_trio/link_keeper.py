@@ -153,7 +153,7 @@ class LinkKeeper:
         waited_for = self._round
         self._waiting += 1
         try:
-            with trio.move_on_at(deadline):
+            with trio.CancelScope(deadline=deadline):
                 await waited_for.over.wait()
         finally:
             self._waiting -= 1

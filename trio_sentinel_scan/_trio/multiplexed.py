@@ -233,7 +233,7 @@ class MultiplexedConnection:
                 self._keeper_rests = True
                 await self._keeper.wait()
                 continue
-            with trio.move_on_at(in_flight.due(self._response_timeout)):
+            with trio.CancelScope(deadline=in_flight.due(self._response_timeout)):
                 if self._reader is None:
                     await self._read_for_those_who_left()
                 else:

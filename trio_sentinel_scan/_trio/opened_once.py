@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from .._core.errors import ClientClosed
+from .streams import check_event_loop
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -25,6 +26,7 @@ class OpenedOnce:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises what stands in the way, at once or within seconds (with `wait_ready`: see there)."""
+        check_event_loop(type(self).__name__)
         if self._in_use:
             msg = f"{type(self).__name__} is open already: one client, one async with block"
             raise ClientClosed(msg)

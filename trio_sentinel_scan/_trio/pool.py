@@ -233,7 +233,7 @@ class ConnectionPool:
             # (To other servers than this.)
             oldest, _ = self._idle.pop(0)
             await oldest.aclose()
-        with trio.move_on_at(deadline) as attempt:
+        with trio.CancelScope(deadline=deadline) as attempt:
             self._attempts[attempt] = target, where
             try:
                 connection = await self._source.connect(target)

@@ -293,7 +293,7 @@ class Scan:
 
     async def _connect(self, step: steps.Connect) -> steps.Outcome:
         await self._disconnect()
-        with trio.move_on_at(step.until):
+        with trio.CancelScope(deadline=step.until):
             connection = self._connection = await self._source.connect(step.target)
             greeting = connection.greeting
             assert greeting is not None

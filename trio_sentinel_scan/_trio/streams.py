@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import trio
 
-from .._core.errors import ServerConnectionError
+from .._core.errors import ServerConnectionError, WrongEventLoop
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from .._core.identity import Address
 
-__all__ = ["Stream", "Waiter", "open_stream"]
+__all__ = ["Bytes", "Stream", "Waiter", "check_event_loop", "failed", "mapped", "open_stream"]
 
 READ_SIZE: Final = 256 * 1024
 # Whether the system reads and writes a socket by its number, as it does a file.
@@ -30,6 +30,16 @@ _SOCKETS_ARE_FILES: Final = os.name == "posix"
 _FAILURES: Final = (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 Bytes: TypeAlias = bytes | memoryview
+
+
+def check_event_loop(user: str) -> None:
+    """Raise WrongEventLoop where Trio does not run."""
+    if not trio.lowlevel.in_trio_task():
+        msg = (
+            f"{user} is the Trio edition's, and Trio does not run here. On asyncio, or with AnyIO, use the same class "
+            f"from trio_sentinel_scan.anyio"
+        )
+        raise WrongEventLoop(msg)
 
 
 class Waiter:
@@ -107,7 +117,7 @@ class Stream:
         except BlockingIOError:
             return data
         except _FAILURES as error:
-            raise _failed(self._where, "lost the connection while sending", error) from error
+            raise failed(self._where, "lost the connection while sending", error) from error
         return b"" if size == len(data) else memoryview(data)[size:]
 
     async def wait_until_it_sends(self) -> None:
@@ -115,11 +125,11 @@ class Stream:
         try:
             await trio.lowlevel.wait_writable(self._fd)
         except _FAILURES as error:
-            raise _failed(self._where, "lost the connection while sending", error) from error
+            raise failed(self._where, "lost the connection while sending", error) from error
 
     async def send(self, data: Bytes) -> None:
         """Send all of `data`. If cancelled in the middle, some of it may have gone: close the stream then."""
-        with _mapped(self._where, "lost the connection while sending"):
+        with mapped(self._where, "lost the connection while sending"):
             await self._raw.send_all(data)
 
     def receive_now(self) -> bytes | None:
@@ -131,7 +141,7 @@ class Stream:
         except BlockingIOError:
             return None
         except _FAILURES as error:
-            raise _failed(self._where, "lost the connection", error) from error
+            raise failed(self._where, "lost the connection", error) from error
         return data or self._ended()
 
     async def receive(self) -> bytes:
@@ -147,7 +157,7 @@ class Stream:
                 except BlockingIOError:
                     continue
         except _FAILURES as error:
-            raise _failed(self._where, "lost the connection", error) from error
+            raise failed(self._where, "lost the connection", error) from error
 
     def _ended(self) -> bytes:
         msg = f"{self._where} closed the connection"
@@ -175,7 +185,7 @@ async def open_stream(
     """
     where = str(announced or dial)
     raw: trio.abc.Stream
-    with _mapped(where, "cannot be reached"):
+    with mapped(where, "cannot be reached"):
         if dial.is_unix:
             raw = await trio.open_unix_socket(dial.host)
         else:
@@ -184,7 +194,7 @@ async def open_stream(
         return Stream(raw, where)
     host = (announced or dial).host
     try:
-        with _mapped(where, "refused TLS, or is not who it should be"):
+        with mapped(where, "refused TLS, or is not who it should be"):
             secured = trio.SSLStream(raw, ssl, server_hostname=None if dial.is_unix else host)
             await secured.do_handshake()
     except BaseException:
@@ -194,14 +204,16 @@ async def open_stream(
 
 
 @contextmanager
-def _mapped(where: str, what: str) -> Generator[None]:
+def mapped(where: str, what: str) -> Generator[None]:
+    """What the network does to a stream leaves as ServerConnectionError."""
     try:
         yield
     except _FAILURES as error:
-        raise _failed(where, what, error) from error
+        raise failed(where, what, error) from error
 
 
-def _failed(where: str, what: str, error: Exception) -> ServerConnectionError:
+def failed(where: str, what: str, error: Exception) -> ServerConnectionError:
+    """What to raise from an error of the network."""
     why = _reason(error)
     return ServerConnectionError(f"{where} {what}: {why}" if why else f"{where} {what}")
 

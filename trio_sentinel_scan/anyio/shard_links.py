@@ -1,0 +1,141 @@
+# Generated from _trio/shard_links.py by `nox -s anyio`: change that file, never this one.
+"""Carries a plan of sharded subscriptions out: a connection to each node that holds anything, or is to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.abc
+
+from . import streams
+from .pubsub_link import Bell, SubscriberLink
+from .sources import NodeSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._core.config import ClientSettings
+    from .._core.messages import SubscriberOptions
+    from .._core.shard_node import ShardNode
+    from .._core.shard_plan import ShardPlan
+    from .cluster_monitor import ClusterMonitor
+
+__all__ = ["ShardLinks"]
+
+# Seconds from one attempt to the next to have what is wanted and not held, if nothing else calls for one.
+RETRY_PERIOD: Final = 0.5
+
+
+class _NodeLink(SubscriberLink):
+    """The connection to one node. What comes there may be a matter for others."""
+
+    def __init__(self, node: ShardNode, options: SubscriberOptions, source: NodeSource, links: ShardLinks) -> None:
+        super().__init__(node, options, source, moved=links.moved, room=links.room)
+        self.life = anyio.CancelScope()
+        self._links = links
+
+    def _tell(self) -> None:
+        self._links.follow()
+
+
+class ShardLinks:
+    """The connections of one subscriber's sharded channels, while `run` is running."""
+
+    def __init__(
+        self,
+        plan: ShardPlan,
+        options: SubscriberOptions,
+        settings: ClientSettings,
+        monitor: ClusterMonitor,
+        *,
+        moved: Bell,
+        room: Bell,
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        """`on_error` is called when the plan has failed."""
+        self.plan: ShardPlan = plan
+        # See `SubscriberLink`: all links of a subscriber have the same ones.
+        self.moved: Bell = moved
+        self.room: Bell = room
+        self._options = options
+        self._settings = settings
+        self._monitor = monitor
+        self._on_error = on_error
+        self._failed = False
+        # Rings when something is not held where it belongs.
+        self._unsettled = Bell()
+        # Those that are running; each for a node that the plan has, or that it had and that is being left.
+        self._links: dict[ShardNode, _NodeLink] = {}
+        # Invariant: not None exactly while `run` is running.
+        self._task_group: anyio.abc.TaskGroup | None = None
+
+    # ---- for the subscriber: synchronous -------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Something about the plan may have changed: do what it wants now."""
+        plan = self.plan
+        while plan.redirections:
+            self._monitor.moved(*plan.redirections.pop(0))
+        if plan.wants_map:
+            plan.wants_map = False
+            self._monitor.refresh_soon()
+        if plan.error is not None and not self._failed:
+            self._failed = True
+            self._on_error(plan.error)
+        for node, link in self._links.items():
+            if plan.error is not None or plan.nodes.get(node.address) is not node:
+                link.life.cancel(reason="nothing is subscribed to there any more")
+            elif node.has_commands:
+                link.called()
+        if self._task_group is not None and plan.error is None:
+            for node in plan.nodes.values():
+                if node not in self._links:
+                    self._start(node, self._task_group)
+        if not plan.is_settled:
+            self._unsettled.ring()
+        self.moved.ring()
+
+    @property
+    def running(self) -> set[ShardNode]:
+        """The nodes that there are connections to, or attempts to have one."""
+        return set(self._links)
+
+    # ---- the tasks -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Have what is wanted held, until cancelled."""
+        async with anyio.create_task_group() as task_group:
+            self._task_group = task_group
+            self._monitor.on_change.add(self._notice_map)
+            try:
+                self._notice_map()
+                await self._tick_on()
+            finally:
+                self._monitor.on_change.discard(self._notice_map)
+                self._task_group = None
+
+    def _notice_map(self) -> None:
+        self.plan.map_changed(self._monitor.map)
+        self.follow()
+
+    async def _tick_on(self) -> None:
+        while True:
+            while self.plan.is_settled:
+                await self._unsettled.wait()
+            await anyio.sleep(RETRY_PERIOD)
+            self.plan.tick(streams.current_time())
+            self.follow()
+
+    def _start(self, node: ShardNode, task_group: anyio.abc.TaskGroup) -> None:
+        source = NodeSource(self._settings, self._monitor, node.address)
+        link = self._links[node] = _NodeLink(node, self._options, source, self)
+        task_group.start_soon(self._serve, node, link)
+
+    async def _serve(self, node: ShardNode, link: _NodeLink) -> None:
+        try:
+            with link.life:
+                await link.run()
+        finally:
+            del self._links[node]
+            self.moved.ring()
