@@ -43,7 +43,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run the test on its edition's loop."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj) or "edition" not in pyfuncitem.funcargs:
         return None
-    edition: Edition = pyfuncitem.funcargs["edition"]
+    edition = pyfuncitem.funcargs["edition"]
+    assert isinstance(edition, Edition)
     if edition.missing:
         (pytest.fail if EVERYTHING_IS_HERE else pytest.skip)(edition.missing)
     names = inspect.signature(pyfuncitem.obj).parameters

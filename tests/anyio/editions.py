@@ -93,13 +93,13 @@ def _unseen_errors() -> list[object]:
     return found
 
 
-def other_tasks() -> set[object]:
+def other_tasks() -> set[Any]:
     """The tasks that run, but for the one that asks."""
     if not _on_trio():
         return {*asyncio.all_tasks()} - {asyncio.current_task()}
     root = trio.lowlevel.current_root_task()
     assert root is not None
-    found: set[object] = set()
+    found: set[Any] = set()
     parents = [root]
     while parents:
         children = [task for nursery in parents.pop().child_nurseries for task in nursery.child_tasks]

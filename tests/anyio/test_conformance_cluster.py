@@ -79,9 +79,9 @@ async def test_a_checkpoint_goes_on_in_another_client(edition: Edition, servers:
         keys = await cluster.fill(KEYS)
         found: set[bytes] = set()
         async with client.open_scan(**SLOWLY) as pages:
+            found.update(page := await pages.receive())
             while len(found) < KEYS // 2:
-                page = await pages.receive()
-                found.update(page)
+                found.update(page := await pages.receive())
         async with (
             edition.package.connect(cluster.url) as other,
             other.open_scan(**SLOWLY, resume=page.checkpoint) as pages,
