@@ -38,6 +38,7 @@ def mapped(generator: ModuleType, text: str) -> str:
     return "".join(generator.mapped(text))
 
 
+@pytest.mark.slow
 def test_it_is_up_to_date(generator: ModuleType) -> None:
     pytest.importorskip("ruff", reason="what is generated is formatted by ruff, which is not installed here")
     assert generator.stale(generator.edition()) == []
