@@ -115,6 +115,7 @@ async def test_a_workload(edition: Edition, servers: Servers, befall: str) -> No
             assert workload.unknown == 0
 
 
+@full
 async def test_pipelines_while_a_slot_moves(edition: Edition, servers: Servers) -> None:
     """Each result is its command's own, each INCR ran once, and those of one key ran in their order."""
     async with open_both(edition, servers) as (cluster, client):

@@ -105,7 +105,7 @@ async def test_what_waits_at_a_master_that_is_killed(edition: Edition, servers: 
 # ---- one server --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("retry_writes", [False, True])
+@pytest.mark.parametrize("retry_writes", [False, pytest.param(True, marks=full)])
 async def test_a_workload_while_its_connections_are_killed(
     edition: Edition, servers: Servers, retry_writes: bool
 ) -> None:

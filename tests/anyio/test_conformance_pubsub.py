@@ -85,6 +85,7 @@ async def test_a_restart_on_the_same_port(edition: Edition, servers: Servers) ->
         assert len(radio.gaps) == 1
 
 
+@full
 async def test_connections_are_killed_again_and_again(edition: Edition, servers: Servers) -> None:
     """Many channels and patterns, all of which are held again each time."""
     async with (
