@@ -10,21 +10,25 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import h11
 import httpx
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from trio_sentinel_scan.testing import LocalRedis
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
+
+# A guard against hanging, far from what anything takes.
+HANG = 30.0
 
 # So long that a few thousand of them are more than all buffers between the service and a client that does not read.
 PREFIX = "key:" + "-" * 600 + ":"
@@ -42,10 +46,12 @@ class Service:
 
     async def until_logged(self, pattern: str) -> re.Match[str]:
         """Wait until it has written this."""
-        while (found := re.search(pattern, self.log)) is None:
-            assert self.process.returncode is None, self.log
-            await trio.sleep(0.005)
-        return found
+        with trio.move_on_after(HANG):
+            while (found := re.search(pattern, self.log, re.MULTILINE)) is None:
+                assert self.process.returncode is None, self.log
+                await trio.sleep(0.005)
+            return found
+        raise AssertionError(self.log)
 
     async def ended(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """Tell it to end, and wait; its exit status."""
@@ -73,9 +79,7 @@ async def serving(example: str, url: str, *more: str, app: str | None = None) ->
     words, environment = command(example, url)
     if app is not None:
         words[-1] = app
-    # A client's own buffer is small, so that it is the service that waits.
-    small = httpx.AsyncHTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)])
-    async with trio.open_nursery() as nursery, httpx.AsyncClient(transport=small, timeout=60) as client:
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(timeout=60) as client:
         start = partial(
             trio.run_process,
             [*words, *more],
@@ -103,25 +107,46 @@ async def _read(service: Service) -> None:
 
 
 class Stream:
-    """The body of an answer that is still coming, in pieces that end with a line, or with an empty one."""
+    """An answer that is still coming, in pieces that end with a line, or with an empty one.
 
-    def __init__(self, response: httpx.Response, parts: AsyncIterator[bytes], end: bytes) -> None:
-        self.response = response
-        self._parts = parts
+    Not by httpx, whose iterators are async generators, which are not to be left in the middle.
+    """
+
+    def __init__(self, connection: trio.SocketStream, end: bytes) -> None:
+        self._connection = connection
+        self._http = h11.Connection(h11.CLIENT)
         self._end = end
         self._whole: deque[bytes] = deque()
         self._rest = b""
+        self.headers: dict[bytes, bytes] = {}
+
+    async def open(self, path: str) -> None:
+        """Ask, and wait for the headers."""
+        data = self._http.send(h11.Request(method="GET", target=path, headers=[("host", "localhost")]))
+        await self._connection.send_all((data or b"") + (self._http.send(h11.EndOfMessage()) or b""))
+        response = await self._event()
+        assert isinstance(response, h11.Response)
+        assert response.status_code == 200
+        self.headers = dict(response.headers)
+
+    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._connection.receive_some(64 * 1024))
+        assert not isinstance(event, type) or event is h11.PAUSED
+        return event
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> bytes:
         while not self._whole:
-            try:
-                *whole, self._rest = (self._rest + await anext(self._parts)).split(self._end)
-            except StopAsyncIteration:
-                assert not self._rest, "it broke off in the middle of a line"
-                raise
+            event = await self._event()
+            if not isinstance(event, h11.Data):
+                # h11 raises for one that broke off.
+                assert isinstance(event, h11.EndOfMessage)
+                assert not self._rest, "it ends in the middle of a line"
+                raise StopAsyncIteration
+            *whole, self._rest = (self._rest + event.data).split(self._end)
             self._whole.extend(whole)
         return self._whole.popleft()
 
@@ -129,8 +154,13 @@ class Stream:
 @asynccontextmanager
 async def streaming(service: Service, path: str, end: bytes = b"\n") -> AsyncGenerator[Stream]:
     """The answer to a request; a client that leaves the block early disconnects."""
-    async with service.client.stream("GET", path) as response, aclosing(response.aiter_bytes()) as parts:
-        yield Stream(response, parts, end)
+    with trio.socket.socket() as raw:
+        # Its own buffer is small, so that it is the service that waits.
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+        await raw.connect((service.client.base_url.host, service.client.base_url.port))
+        stream = Stream(trio.SocketStream(raw), end)
+        await stream.open(path)
+        yield stream
 
 
 async def connections(server: LocalRedis) -> set[bytes]:

@@ -106,7 +106,7 @@ async def follow(
 ) -> None:
     """Collect events, up to another master."""
     async with streaming(service, "/topology", b"\n\n") as said:
-        assert said.response.headers["content-type"].startswith("text/event-stream")
+        assert said.headers[b"content-type"].startswith(b"text/event-stream")
         events.append(await anext(said))
         task_status.started()
         while not events[-1].startswith(b"event: MasterChange"):
