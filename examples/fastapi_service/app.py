@@ -69,7 +69,7 @@ app = FastAPI(title="Keys", lifespan=lifespan)
 
 
 @app.get("/keys")
-async def list_keys(request: Request, match: str | None = None) -> Response:
+async def list_keys(request: Request, match: str | None = None) -> Response:  # noqa: ASYNC124 (FastAPI would call it in a thread)
     """Every key that matches, a line of JSON each; the last line says whether that was all."""
     client = request.state.client
 
@@ -116,7 +116,7 @@ async def read_key(request: Request, name: str) -> Response:  # noqa: ARG001 (fo
 
 
 @app.get("/topology")
-async def follow_topology(request: Request) -> Response:
+async def follow_topology(request: Request) -> Response:  # noqa: ASYNC124 (FastAPI would call it in a thread)
     """What happens to the service from now on, as server-sent events."""
     client = request.state.client
 
@@ -151,7 +151,7 @@ async def follow_topology(request: Request) -> Response:
 
 @app.exception_handler(ServiceStopping)
 @app.exception_handler(SentinelScanError)
-async def unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001 (FastAPI's)
+async def unavailable(request: Request, error: Exception) -> Response:  # noqa: ARG001, ASYNC124 (FastAPI's)
     """Most of it passes: a failover, a server that restarts, this service that is being stopped."""
     match error:
         case ConfigError() | ScanRefused():

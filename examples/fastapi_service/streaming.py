@@ -1,10 +1,10 @@
 """Answers that are sent while a scan, or whatever else is held by an `async with`, is open for them.
 
-Starlette's `StreamingResponse` around an async generator does not do for that. The task that iterates is cancelled when
-the client goes away, or when the server will not wait any longer; if it is sending just then, the generator stays at its
-`yield`, with its `async with` open, until Python has another task close it. A scan has a task group, and that can be
-left only in the task that has entered it: "Attempted to exit a cancel scope that isn't the current task's ...". So here
-a coroutine writes the answer, in the response's own task, and what it holds is entered and left there, whatever happens.
+Starlette's `StreamingResponse` around an async generator does not do for that. The task that iterates is cancelled
+when the client goes away, or when the server will not wait any longer; if it is sending just then, the generator stays
+at its `yield`, with its `async with` open, until Python has another task close it. A scan has a task group, and that
+can be left only in the task that has entered it: "Attempted to exit a cancel scope that isn't the current task's ...".
+So here a coroutine writes the answer, in the response's own task, and what it holds is entered and left there.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -161,10 +162,8 @@ async def main(url: str, bind: str) -> None:
     # What a stream has left then, in seconds.
     config.graceful_timeout = 1.0
     async with connect(url, wait_ready=True) as client, trio.open_nursery() as nursery:
-        serving = nursery.start(
-            lambda task_status: serve(Service(client), config, shutdown_trigger=sigterm, task_status=task_status)
-        )
-        print(*await serving, flush=True)
+        start = partial(serve, Service(client), config, shutdown_trigger=sigterm)
+        print(*await nursery.start(start), flush=True)
 
 
 if __name__ == "__main__":

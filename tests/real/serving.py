@@ -13,10 +13,9 @@ from collections import deque
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import h11
-import httpx
 import trio
 
 if TYPE_CHECKING:
@@ -35,12 +34,21 @@ PREFIX = "key:" + "-" * 600 + ":"
 KEYS = 40_000
 
 
+class Answer(NamedTuple):
+    """To one request."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
 class Service:
     """One that runs."""
 
-    def __init__(self, process: trio.Process, client: httpx.AsyncClient) -> None:
+    def __init__(self, process: trio.Process) -> None:
         self.process = process
-        self.client = client
+        # Set once it listens.
+        self.port = 0
         # What it has written, on both of its outputs.
         self.log = ""
 
@@ -52,6 +60,11 @@ class Service:
                 await trio.sleep(0.005)
             return found
         raise AssertionError(self.log)
+
+    async def get(self, path: str) -> Answer:
+        """The whole answer to a request."""
+        async with opened(self, path) as stream:
+            return Answer(stream.status, stream.headers, b"".join([part async for part in stream]))
 
     async def ended(self, signum: signal.Signals = signal.SIGTERM) -> int:
         """Tell it to end, and wait; its exit status."""
@@ -79,7 +92,7 @@ async def serving(example: str, url: str, *more: str, app: str | None = None) ->
     words, environment = command(example, url)
     if app is not None:
         words[-1] = app
-    async with trio.open_nursery() as nursery, httpx.AsyncClient(timeout=60) as client:
+    async with trio.open_nursery() as nursery:
         start = partial(
             trio.run_process,
             [*words, *more],
@@ -90,11 +103,11 @@ async def serving(example: str, url: str, *more: str, app: str | None = None) ->
             check=False,
         )
         process: trio.Process = await nursery.start(start)
-        service = Service(process, client)
+        service = Service(process)
         nursery.start_soon(_read, service)
         try:
-            found = await service.until_logged(r"(?:running|Running) on (http://127\.0\.0\.1:\d+)|^(http://\S+:\d+)\n")
-            client.base_url = httpx.URL(found[1] or found[2])
+            found = await service.until_logged(r"http://127\.0\.0\.1:(\d+)\D")
+            service.port = int(found[1])
             yield service
         finally:
             process.kill()
@@ -107,32 +120,35 @@ async def _read(service: Service) -> None:
 
 
 class Stream:
-    """An answer that is still coming, in pieces that end with a line, or with an empty one.
+    """An answer that is still coming: its parts as they come, or pieces that each end with `end`.
 
-    Not by httpx, whose iterators are async generators, which are not to be left in the middle.
+    There are HTTP clients with more to them. Their iterators are async generators, which are not to be left in the
+    middle of their work, and that is what is wanted here.
     """
 
-    def __init__(self, connection: trio.SocketStream, end: bytes) -> None:
+    def __init__(self, connection: trio.SocketStream, end: bytes | None) -> None:
         self._connection = connection
         self._http = h11.Connection(h11.CLIENT)
         self._end = end
         self._whole: deque[bytes] = deque()
         self._rest = b""
+        self.status = 0
         self.headers: dict[bytes, bytes] = {}
 
-    async def open(self, path: str) -> None:
-        """Ask, and wait for the headers."""
-        data = self._http.send(h11.Request(method="GET", target=path, headers=[("host", "localhost")]))
-        await self._connection.send_all((data or b"") + (self._http.send(h11.EndOfMessage()) or b""))
+    async def ask(self, path: str) -> None:
+        """Send the request, and wait for the headers."""
+        request = h11.Request(method="GET", target=path, headers=[("host", "localhost"), ("connection", "close")])
+        await self._connection.send_all(
+            (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
+        )
         response = await self._event()
         assert isinstance(response, h11.Response)
-        assert response.status_code == 200
+        self.status = response.status_code
         self.headers = dict(response.headers)
 
-    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+    async def _event(self) -> object:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             self._http.receive_data(await self._connection.receive_some(64 * 1024))
-        assert not isinstance(event, type) or event is h11.PAUSED
         return event
 
     def __aiter__(self) -> Stream:
@@ -142,24 +158,34 @@ class Stream:
         while not self._whole:
             event = await self._event()
             if not isinstance(event, h11.Data):
-                # h11 raises for one that broke off.
+                # (h11 raises for an answer that broke off.)
                 assert isinstance(event, h11.EndOfMessage)
                 assert not self._rest, "it ends in the middle of a line"
                 raise StopAsyncIteration
+            if self._end is None:
+                return bytes(event.data)
             *whole, self._rest = (self._rest + event.data).split(self._end)
             self._whole.extend(whole)
         return self._whole.popleft()
 
 
 @asynccontextmanager
-async def streaming(service: Service, path: str, end: bytes = b"\n") -> AsyncGenerator[Stream]:
-    """The answer to a request; a client that leaves the block early disconnects."""
+async def opened(service: Service, path: str, end: bytes | None = None) -> AsyncGenerator[Stream]:
+    """The answer to a request, from its first byte on; who leaves the block early disconnects."""
     with trio.socket.socket() as raw:
-        # Its own buffer is small, so that it is the service that waits.
+        # A small buffer of its own, so that it is the service that waits.
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
-        await raw.connect((service.client.base_url.host, service.client.base_url.port))
+        await raw.connect(("127.0.0.1", service.port))
         stream = Stream(trio.SocketStream(raw), end)
-        await stream.open(path)
+        await stream.ask(path)
+        yield stream
+
+
+@asynccontextmanager
+async def streaming(service: Service, path: str, end: bytes = b"\n") -> AsyncGenerator[Stream]:
+    """The same, by lines, of an answer that is in order so far."""
+    async with opened(service, path, end) as stream:
+        assert stream.status == 200
         yield stream
 
 

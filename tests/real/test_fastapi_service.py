@@ -41,20 +41,20 @@ async def test_one_key(loop: str) -> None:
         await server.execute("SET", ODD, b"\x00\xfe")
         await server.execute("SET", "a/b", "value")
         await server.execute("SADD", "a set", "member")
-        get = service.client.get
-        assert (await get("/keys/odd:%FF%00")).content == b"\x00\xfe"
-        assert (await get("/keys/a/b")).content == b"value"
-        assert (await get("/keys/none")).status_code == 404
-        assert (await get("/keys/a%20set")).status_code == 409
-        assert (await get("/topology")).status_code == 501
+        get = service.get
+        assert (await get("/keys/odd:%FF%00")).body == b"\x00\xfe"
+        assert (await get("/keys/a/b")).body == b"value"
+        assert (await get("/keys/none")).status == 404
+        assert (await get("/keys/a%20set")).status == 409
+        assert (await get("/topology")).status == 501
         await server.execute("SAVE")
         await server.kill()
         answer = await get("/keys/a/b")
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert (answer.status, answer.headers[b"retry-after"]) == (503, b"1")
         await server.restart()
-        while (answer := await get("/keys/a/b")).status_code == 503:
+        while (answer := await get("/keys/a/b")).status == 503:
             pass
-        assert answer.content == b"value"
+        assert answer.body == b"value"
         assert await service.ended() == -signal.SIGTERM
     assert "Traceback" not in service.log
 
@@ -69,7 +69,9 @@ async def test_a_failover_in_mid_stream(loop: str) -> None:
         async with serving(EXAMPLE, sentinel.url, "--loop", loop) as service:
             followed: list[bytes] = []
             async with trio.open_nursery() as nursery:
-                await nursery.start(follow, service, followed)
+                listening = trio.Event()
+                nursery.start_soon(follow, service, followed, listening)
+                await listening.wait()
                 async with streaming(service, "/keys") as lines:
                     assert key_of(json.loads(await anext(lines))) is not None
                     old = await sentinel.kill()
@@ -90,9 +92,9 @@ async def test_a_failover_in_mid_stream(loop: str) -> None:
             new = await sentinel.wait_for_new_master(old)
             assert followed[0].startswith(b'event: state\ndata: {"master": "%b"' % address_of(old))
             assert b'"old": "%b", "new": "%b"' % (address_of(old), address_of(new)) in followed[-1]
-            while (answer := await service.client.get("/keys/odd:%FF%00")).status_code == 503:
-                assert answer.headers["retry-after"] == "1"
-            assert answer.content == b"v"
+            while (answer := await service.get("/keys/odd:%FF%00")).status == 503:
+                assert answer.headers[b"retry-after"] == b"1"
+            assert answer.body == b"v"
             assert await service.ended() == -signal.SIGTERM
         assert "Traceback" not in service.log
 
@@ -102,14 +104,12 @@ def address_of(server: LocalRedis) -> bytes:
     return "{}:{}".format(*server.address).encode()
 
 
-async def follow(
-    service: Service, events: list[bytes], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def follow(service: Service, events: list[bytes], listening: trio.Event) -> None:
     """Collect events, up to another master."""
     async with streaming(service, "/topology", b"\n\n") as said:
         assert said.headers[b"content-type"].startswith(b"text/event-stream")
         events.append(await anext(said))
-        task_status.started()
+        listening.set()
         while not events[-1].startswith(b"event: MasterChange"):
             events.append(await anext(said))
 
@@ -154,13 +154,13 @@ async def test_why_it_is_not_done_by_a_generator(loop: str) -> None:
 
 async def tasks(service: Service) -> list[str]:
     """What runs in the service."""
-    found: list[str] = (await service.client.get("/tasks")).json()
+    found: list[str] = json.loads((await service.get("/tasks")).body)
     return found
 
 
 async def at_rest(service: Service) -> list[str]:
     """The same, once a command has been served."""
-    assert (await service.client.get("/keys/none")).status_code == 404
+    assert (await service.get("/keys/none")).status == 404
     return await tasks(service)
 
 

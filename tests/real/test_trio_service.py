@@ -24,12 +24,12 @@ async def test_requests_and_a_failover() -> None:
         await master.execute("SADD", "a set", "member")
         await sentinel.wait_replicated()
         async with serving("trio_service", sentinel.url) as service:
-            get = service.client.get
-            assert (await get("/keys/odd:%FF")).content == b"value"
-            assert (await get("/keys/none")).status_code == 404
-            assert (await get("/keys/a%20set")).status_code == 409
-            assert (await get("/nothing")).status_code == 404
-            matching = (await get("/keys", params={"match": "odd:*"})).text.splitlines()
+            get = service.get
+            assert (await get("/keys/odd:%FF")).body == b"value"
+            assert (await get("/keys/none")).status == 404
+            assert (await get("/keys/a%20set")).status == 409
+            assert (await get("/nothing")).status == 404
+            matching = (await get("/keys?match=odd:*")).body.splitlines()
             assert [json.loads(line) for line in matching] == [{"key": "odd:ÿ"}, {"complete": True, "restarts": 0}]
 
             held = await connections(master)
