@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.trio,
     pytest.mark.skipif(not EXAMPLES.is_dir(), reason="the examples are not in the wheel"),
-    pytest.mark.parametrize("loop", ["asyncio", "uvloop"]),
 ]
+
+each_loop = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+# What has little to do with the loop.
+asyncio_by_default = pytest.mark.parametrize("loop", ["asyncio", pytest.param("uvloop", marks=pytest.mark.full)])
 
 EXAMPLE = "fastapi_service"
 WATCHED = "tests.real.watched_service:app"
@@ -35,6 +38,7 @@ def key_of(line: dict[str, Any]) -> bytes | None:
     return line["key"].encode() if "key" in line else None
 
 
+@asyncio_by_default
 async def test_one_key(loop: str) -> None:
     """There, not there, not a string, in bytes that are no text; and while its server is away."""
     async with LocalRedis() as server, serving(EXAMPLE, server.url, "--loop", loop) as service:
@@ -60,6 +64,7 @@ async def test_one_key(loop: str) -> None:
 
 
 @pytest.mark.slow
+@each_loop
 async def test_a_failover_in_mid_stream(loop: str) -> None:
     """The list says so and has every key; the event stream names both masters; one key can be read again."""
     async with LocalSentinel(down_after=2.0) as sentinel:
@@ -114,6 +119,7 @@ async def follow(service: Service, events: list[bytes], listening: trio.Event) -
             events.append(await anext(said))
 
 
+@each_loop
 @pytest.mark.parametrize("path", ["/keys", "/topology"])
 async def test_a_client_that_disconnects_in_mid_stream(loop: str, path: str) -> None:
     """Nothing is left of its scan: no task, and no connection to the server."""
@@ -136,6 +142,7 @@ async def test_a_client_that_disconnects_in_mid_stream(loop: str, path: str) -> 
         assert "Traceback" not in service.log
 
 
+@asyncio_by_default
 async def test_why_it_is_not_done_by_a_generator(loop: str) -> None:
     """The same with StreamingResponse around an async generator: its scan is left late, and in another task."""
     async with LocalRedis() as server:
@@ -164,6 +171,7 @@ async def at_rest(service: Service) -> list[str]:
     return await tasks(service)
 
 
+@each_loop
 @pytest.mark.parametrize("reads", [True, False], ids=["reads on", "reads no more"])
 async def test_told_to_end_in_mid_stream(loop: str, reads: bool) -> None:
     """It ends by the signal, and says so in its streams, where anybody still reads them."""
