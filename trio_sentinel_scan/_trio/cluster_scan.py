@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
 
-logger = logging.getLogger("trio_sentinel_scan.scan")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
 _MYID: Final = ("CLUSTER", "MYID")
 

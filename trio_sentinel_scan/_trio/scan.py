@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScanPages", "ScanSource", "open_scan"]
 
-logger = logging.getLogger("trio_sentinel_scan.scan")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
 
 class ScanSource(Protocol):
