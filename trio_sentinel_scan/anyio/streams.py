@@ -11,6 +11,7 @@ import asyncio
 import math
 import select
 import socket
+import ssl as ssl_module
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import anyio
@@ -22,7 +23,6 @@ from .._trio import streams as on_trio
 from .._trio.streams import Bytes
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
     from types import TracebackType
     from typing import Self
 
@@ -274,6 +274,10 @@ async def open_stream(
     name = None if ssl is None else "" if dial.is_unix else (announced or dial).host
     try:
         with on_trio.mapped(where, "refused TLS, or is not who it should be"):
+            if ssl is not None:
+                # A host that no name can be is found out here, not by the loop: it would do so in a callback, log it,
+                # and (uvloop) close the socket twice.
+                ssl.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=name or None)
             await connect(lambda: stream, sock=raw, ssl=ssl, server_hostname=name)
     except BaseException:
         stream.close()
