@@ -52,8 +52,8 @@ class BaseClient(Calls, CollectionScans):  # type: ignore[misc]  # as in redis-p
             finally:
                 self._source.stop()
                 self.__dict__.pop("execute_command", None)
+                self._shared.close()
                 await self._pool.aclose()
-                await self._shared.aclose()
 
     def _observe(self) -> None:
         telemetry = find_telemetry(db=self._settings.endpoint.db, where=lambda: self._source.target.address)

@@ -86,16 +86,15 @@ class ClusterRouter:
         self._closed = False
         self._monitor.on_change.add(self._follow)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connections, and make no other."""
         self._closed = True
         self._monitor.on_change.discard(self._follow)
         self._map_changed.set()
         for keeper in (*self._keepers.values(), *self._leaving):
-            await keeper.aclose()
+            keeper.close()
         self._keepers.clear()
         self._leaving.clear()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def statistics(self) -> ClientStatistics:
         """The counts so far."""

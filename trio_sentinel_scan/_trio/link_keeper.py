@@ -96,11 +96,10 @@ class LinkKeeper:
                     raise ClientClosed("the client was closed while it was connecting")
                 await self._connect()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connections, open no other, and listen to the Sentinels no more."""
         self._source.on_change.discard(self._leave_old_master)
         self.end(ClientClosed("the client was closed while a command was waiting for its server"))
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     def end(self, reason: SentinelScanError) -> None:
         """Close the connections, and open no other; what is in flight, or waits, fails for this reason."""

@@ -86,10 +86,10 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         self._router.start(task_group)
         self._pool.start(task_group)
 
-    async def _close_commands(self) -> None:
+    async def _close_commands(self) -> None:  # noqa: ASYNC910 (closing takes no time)
         self.__dict__.pop("execute_command", None)
+        self._router.close()
         await self._pool.aclose()
-        await self._router.aclose()
 
     def _any_address(self) -> Address:
         known = self._monitor.views.map

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 import anyio.abc
-import anyio.lowlevel
 from redis.exceptions import ResponseError
 
 from .._core.cluster_routes import HAS_ONE_KEY, Scope, common_slot, full_name, keys_of, route_of
@@ -90,16 +89,15 @@ class ClusterRouter:
         self._closed = False
         self._monitor.on_change.add(self._follow)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connections, and make no other."""
         self._closed = True
         self._monitor.on_change.discard(self._follow)
         self._map_changed.set()
         for keeper in (*self._keepers.values(), *self._leaving):
-            await keeper.aclose()
+            keeper.close()
         self._keepers.clear()
         self._leaving.clear()
-        await anyio.lowlevel.cancel_shielded_checkpoint()
 
     def statistics(self) -> ClientStatistics:
         """The counts so far."""

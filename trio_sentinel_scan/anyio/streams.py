@@ -11,6 +11,7 @@ import asyncio
 import math
 import select
 import socket
+import ssl as ssl_module
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import anyio
@@ -22,7 +23,6 @@ from .._trio import streams as on_trio
 from .._trio.streams import Bytes
 
 if TYPE_CHECKING:
-    import ssl as ssl_module
     from types import TracebackType
     from typing import Self
 
@@ -115,7 +115,7 @@ class Stream(asyncio.Protocol):
         self._sender = Waiter()
         # Invariant: once True, nothing more comes or goes.
         self._over = False
-        # What ended it, if that was neither of the two sides.
+        # What ended it, if that was not the other side.
         self._reason: Exception | None = None
         # Set up when it is first asked.
         self._poll: select.poll | None = None
@@ -123,7 +123,7 @@ class Stream(asyncio.Protocol):
     @property
     def is_quiet(self) -> bool:
         """Whether nothing, not even the end of the stream, can be received without waiting."""
-        if self._chunks or self._over:
+        if self._chunks or self._over or self._connected.is_closing():
             return False
         # The loop has not looked at its sockets since the step began that this is asked in.
         if self._poll is None:
@@ -175,19 +175,30 @@ class Stream(asyncio.Protocol):
         return data  # noqa: ASYNC910 (what has come has been waited for)
 
     def close(self) -> None:
-        """Close in this very step, without a farewell. Whoever waits on the stream gets a ServerConnectionError."""
-        self._over = True
+        """Close in this very step, without a farewell. Whoever waits on the stream gets a ServerConnectionError.
+
+        The loop closes the socket in its next turn.
+        """
+        self._chunks.clear()
+        self._end(anyio.ClosedResourceError())
+
+    async def aclose(self) -> None:  # noqa: ASYNC910 (see below)
+        """Close at once, without a farewell. It closes even if it is cancelled.
+
+        It does not wait at all: no shield keeps `task.cancel()` out, and a caller with several things to close must
+        come to the last of them.
+        """
+        self.close()
+
+    def _end(self, reason: Exception | None) -> None:
+        # What ended it is what did so first.
+        if not self._over:
+            self._over = True
+            self._reason = reason
         if self._transport is not None:
             self._transport.abort()
-        self._chunks.clear()
         self._receiver.wake()
         self._sender.wake()
-
-    async def aclose(self) -> None:
-        """Close at once, without a farewell. It closes even if it is cancelled."""
-        self.close()
-        # The loop closes the socket in its next turn.
-        await anyio.lowlevel.cancel_shielded_checkpoint()
 
     @property
     def _connected(self) -> asyncio.Transport:
@@ -214,8 +225,9 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there, TLS included."""
         self._transport = cast("asyncio.Transport", transport)
-        # So `pause_writing` says that anything is left, and who sends keeps what comes after it.
-        self._transport.set_write_buffer_limits(high=0)
+        # So `pause_writing` says that anything is left, and who sends keeps what comes after it. (Not 0: TLS pauses at
+        # the limit, not above it, and would pause at once.)
+        self._transport.set_write_buffer_limits(high=1)
 
     def data_received(self, data: bytes) -> None:
         """Some bytes have come."""
@@ -225,12 +237,13 @@ class Stream(asyncio.Protocol):
             self._connected.pause_reading()
         self._receiver.wake()
 
+    def eof_received(self) -> None:
+        """The other side has ended it: what it does not read any more is not waited for."""
+        self._end(None)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended; what had come before can still be received."""
-        self._over = True
-        self._reason = exc
-        self._receiver.wake()
-        self._sender.wake()
+        self._end(exc)
 
     def pause_writing(self) -> None:
         """The network takes no more for now."""
@@ -261,6 +274,10 @@ async def open_stream(
     name = None if ssl is None else "" if dial.is_unix else (announced or dial).host
     try:
         with on_trio.mapped(where, "refused TLS, or is not who it should be"):
+            if ssl is not None:
+                # A host that no name can be is found out here, not by the loop: it would do so in a callback, log it,
+                # and (uvloop) close the socket twice.
+                ssl.wrap_bio(ssl_module.MemoryBIO(), ssl_module.MemoryBIO(), server_hostname=name or None)
             await connect(lambda: stream, sock=raw, ssl=ssl, server_hostname=name)
     except BaseException:
         stream.close()
@@ -345,22 +362,23 @@ class _Shared:
 
     def __init__(self, size: float) -> None:
         self.size = size
-        # Who waits for an item, and who for room. All are woken when something may have come of it, and look again.
-        self.receivers: set[Waiter] = set()
-        self.senders: set[Waiter] = set()
+        # Who waits for an item, and who for room, in the order of coming. All are woken when something may have come of
+        # it, and look again: so nothing is lost when one of them is cancelled in the same tick.
+        self.receivers: dict[Waiter, None] = {}
+        self.senders: dict[Waiter, None] = {}
 
     @staticmethod
-    async def wait_among(waiting: set[Waiter]) -> None:
+    async def wait_among(waiting: dict[Waiter, None]) -> None:
         """Until `wake` is called for these."""
         waiter = Waiter()
-        waiting.add(waiter)
+        waiting[waiter] = None
         try:
             await waiter.wait()
         finally:
-            waiting.discard(waiter)
+            waiting.pop(waiter, None)
 
     @staticmethod
-    def wake(waiting: set[Waiter]) -> None:
+    def wake(waiting: dict[Waiter, None]) -> None:
         """Have all of them look again."""
         for waiter in waiting:
             waiter.wake()
@@ -373,12 +391,17 @@ class SendStream(Generic[T]):
     def __init__(self, inner: MemoryObjectSendStream[T], shared: _Shared) -> None:
         self._inner = inner
         self._shared = shared
+        self._closed = False
 
     def send_nowait(self, item: T) -> None:
         """Send; raises `anyio.WouldBlock`, `anyio.BrokenResourceError`, `anyio.ClosedResourceError`."""
         shared = self._shared
         found = self._inner.statistics()
-        if found.open_receive_streams and found.current_buffer_used >= shared.size + len(shared.receivers):
+        if (
+            not self._closed
+            and found.open_receive_streams
+            and found.current_buffer_used >= shared.size + len(shared.receivers)
+        ):
             raise anyio.WouldBlock
         self._inner.send_nowait(item)
         shared.wake(shared.receivers)
@@ -398,6 +421,7 @@ class SendStream(Generic[T]):
 
     def close(self) -> None:
         """Close this end; when the last one is closed, the receivers' next item is the end."""
+        self._closed = True
         self._inner.close()
         self._shared.wake(self._shared.receivers)
         self._shared.wake(self._shared.senders)
@@ -408,8 +432,8 @@ class SendStream(Generic[T]):
         await anyio.lowlevel.cancel_shielded_checkpoint()
 
     async def __aenter__(self) -> Self:
-        await anyio.lowlevel.checkpoint()
-        return self
+        # Whoever is cancelled here would not close it any more.
+        return self  # noqa: ASYNC910 (so it does not wait)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
