@@ -54,6 +54,8 @@ NAMES = {
 WORDS = {
     "open_service_nursery": "open_service_task_group",
     "MemorySendChannel": "SendStream",
+    "memory channel": "memory stream",
+    "EndOfChannel": "EndOfStream",
     "nurseries": "task_groups",
     "Nursery": "TaskGroup",
     "nursery": "task_group",
@@ -130,7 +132,7 @@ def mapped(text: str) -> Iterator[str]:
     while number < len(tokens):
         token = tokens[number]
         yield between(lines, at, token.start)
-        if token.string == "trio" and token.type == tokenize.NAME and tokens[number - 1].string != "import":
+        if token.string == "trio" and token.type == tokenize.NAME and tokens[number - 1].string not in ("import", "."):
             name, number = dotted_name(tokens, number)
             yield NAMES[name]
         else:

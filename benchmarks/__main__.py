@@ -13,13 +13,15 @@ import trio
 from trio_sentinel_scan.testing import HarnessError
 
 from . import cluster_commands, cluster_pubsub, cluster_scan, commands, failover, latency, memory, pubsub, scan
-from .peers import KINDS, CannotBegin
+from .peers import EDITIONS, KINDS, CannotBegin, of_editions
 from .report import Report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
+    if getattr(given, "edition", None):
+        given.peers = of_editions(given.peers, given.edition)
     hidden = {"verb", "json", "svg", "binary"} | ({"keys"} if getattr(given, "sizes", None) else set())
     if getattr(given, "dedupe", False):
         hidden.add("peers")
@@ -126,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--calls", type=int, default=commands.CALLS, metavar="N", help="in all (%(default)s)")
 
     verb = _add(verbs, "cluster-commands", "GETs over a cluster's masters, by several tasks", repeat=5, keys=None)
-    _add_peers(verb, cluster_commands.DEFAULT_PEERS)
+    _add_peers(verb, cluster_commands.DEFAULT_PEERS, has_editions=False)
     verb.add_argument("--tasks", type=_numbers, default=list(cluster_commands.DEFAULT_TASKS), metavar="N,N")
     verb.add_argument("--calls", type=int, default=cluster_commands.CALLS, metavar="N", help="in all (%(default)s)")
 
@@ -135,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--messages", type=_positive, default=pubsub.MESSAGES, metavar="N", help="default: %(default)s")
 
     verb = _add(verbs, "cluster-scan", "keys per second over three masters", repeat=5, keys=1_000_000)
-    _add_peers(verb, cluster_scan.DEFAULT_PEERS)
+    _add_peers(verb, cluster_scan.DEFAULT_PEERS, has_editions=False)
     verb.add_argument("--count", type=int, metavar="N", help="COUNT for all (default: each at its own)")
 
     verb = _add(
@@ -165,7 +167,7 @@ def _add(
     return verb
 
 
-def _add_peers(verb: argparse.ArgumentParser, default: Sequence[str]) -> None:
+def _add_peers(verb: argparse.ArgumentParser, default: Sequence[str], *, has_editions: bool = True) -> None:
     verb.add_argument(
         "--peers",
         type=lambda text: text.split(","),
@@ -174,6 +176,21 @@ def _add_peers(verb: argparse.ArgumentParser, default: Sequence[str]) -> None:
         help=f"of {', '.join(KINDS)}; ours:NAME=VALUE+NAME=VALUE gives arguments to open_scan"
         f" (default: {','.join(default)})",
     )
+    if has_editions:
+        verb.add_argument(
+            "--edition",
+            type=_editions,
+            metavar="A,B",
+            help=f"which of our editions stand for ours among the peers: {', '.join(EDITIONS)} (default: trio)",
+        )
+
+
+def _editions(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in EDITIONS:
+            raise argparse.ArgumentTypeError(f"there is no edition {name!r}; there are {', '.join(EDITIONS)}")
+    return names
 
 
 def _positive(text: str) -> int:

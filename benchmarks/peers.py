@@ -26,6 +26,13 @@ _EVERYTHING: Final[tuple[What, ...]] = ("scan", "get", "pubsub")
 _ALL_BUT_PUBSUB: Final[tuple[What, ...]] = ("scan", "get")
 
 OURS: Final = "ours"
+# The editions of ours, and the peers that they are: the AnyIO edition on each loop that it runs on is one.
+EDITIONS: Final[Mapping[str, str]] = {
+    "trio": OURS,
+    "anyio-asyncio": "ours-asyncio",
+    "anyio-uvloop": "ours-uvloop",
+    "anyio-trio": "ours-anyio-trio",
+}
 # What ratios are ratios to.
 REFERENCE: Final = "c-loop"
 # Where ours is to be seen at its own defaults, others are not held to their COUNT 10: who wants speed asks for more.
@@ -55,7 +62,7 @@ class Peer:
 
     @property
     def is_ours(self) -> bool:
-        return self.name.partition(":")[0] == OURS
+        return self.name.partition(":")[0] in EDITIONS.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ def find_peers(names: Sequence[str], what: What, note: Callable[[str], None]) ->
     for name in names:
         kind_name, _, options = name.partition(":")
         kind = KINDS.get(kind_name)
-        if kind is None or (options and kind_name != OURS):
+        if kind is None or (options and kind_name not in EDITIONS.values()):
             raise CannotBegin(f"there is no peer {name!r}; there are {', '.join(KINDS)}")
         if what not in kind.does:
             continue
@@ -151,8 +158,27 @@ def _in_python(module: str, *distributions: str, on: str = "", does: tuple[What,
     return _Kind(find, does)
 
 
-def _find_ours() -> tuple[str, Callable[[Task], list[str]]]:
-    return f"trio-sentinel-scan {__version__}", lambda task: python_worker("ours", task)
+def _ours(edition: str, *distributions: str) -> _Kind:
+    def find() -> tuple[str, Callable[[Task], list[str]]]:
+        versions = [f"trio-sentinel-scan {__version__}"]
+        for name in distributions:
+            version = package_version(name)
+            if version is None:
+                raise Absent(f"{name} is not installed")
+            versions.append(f"{name} {version}")
+        return ", ".join(versions), lambda task: python_worker("ours", task | {"edition": edition})
+
+    return _Kind(find)
+
+
+def of_editions(peers: Sequence[str], editions: Sequence[str]) -> list[str]:
+    """Peers, with the editions of ours that are asked for in the place of ours."""
+    ours = [EDITIONS[edition] for edition in editions]
+    return [
+        name
+        for peer in peers
+        for name in ([peer.replace(OURS, one, 1) for one in ours] if peer.partition(":")[0] == OURS else [peer])
+    ]
 
 
 def _find_node_redis() -> tuple[str, Callable[[Task], list[str]]]:
@@ -186,7 +212,10 @@ def _find_c_loop() -> tuple[str, Callable[[Task], list[str]]]:
 
 
 KINDS: Final[Mapping[str, _Kind]] = {
-    OURS: _Kind(_find_ours),
+    OURS: _ours("trio"),
+    EDITIONS["anyio-asyncio"]: _ours("anyio-asyncio", "anyio"),
+    EDITIONS["anyio-uvloop"]: _ours("anyio-uvloop", "anyio", "uvloop"),
+    EDITIONS["anyio-trio"]: _ours("anyio-trio", "anyio"),
     "redis-py": _in_python("redis_py", "redis", "hiredis", on="threads"),
     "redis-asyncio": _in_python("redis_py", "redis", "hiredis", on="asyncio"),
     "redis-uvloop": _in_python("redis_py", "redis", "hiredis", "uvloop", on="uvloop"),

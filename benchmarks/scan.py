@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from .peers import OURS, REFERENCE, Absent, Peer, can_scan_with, find_peers
+from .peers import EDITIONS, OURS, REFERENCE, Absent, Peer, can_scan_with, find_peers
 from .report import Report, Spread, number, share, times
 from .rounds import Contestant, Results, interleave, show
 from .servers import RARE, Dataset, Proxy, open_dataset, open_proxy
@@ -74,10 +74,14 @@ async def scan(
 
 def _with_variants(names: Sequence[str], delay: float | None, duty: float | None) -> list[str]:
     """Beside ours as it comes: on one chain of cursors, to see what several win, or with only a part of the server."""
-    variants = [f"{OURS}:segments=1"] if delay is not None else []
+    variants = ["segments=1"] if delay is not None else []
     if duty is not None:
-        variants.append(f"{OURS}:duty={duty:g}")
-    return [name for one in names for name in ((one, *variants) if one == OURS else (one,))]
+        variants.append(f"duty={duty:g}")
+    return [
+        name
+        for one in names
+        for name in ((one, *(f"{one}:{variant}" for variant in variants)) if one in EDITIONS.values() else (one,))
+    ]
 
 
 def _title(size: int, count: int | None, *, rare_match: bool, delay: float | None) -> str:

@@ -1,4 +1,4 @@
-"""This project's client on Trio."""
+"""This project's client: the Trio edition, or the AnyIO edition on the loop that is asked for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import anyio
 import trio
 
-from trio_sentinel_scan import CompactSeen, Message, RedisClient, SeenKeys, SpillingSeen
+import trio_sentinel_scan
+import trio_sentinel_scan.anyio
+from trio_sentinel_scan import CompactSeen, Message, SeenKeys, SpillingSeen
 
 from . import CHANNEL, Stage
+
+
+def client_of(stage: Stage) -> Any:
+    """A client of the edition that is measured."""
+    package: Any = trio_sentinel_scan if stage.task["edition"] == "trio" else trio_sentinel_scan.anyio
+    return package.RedisClient((stage.host, stage.port))
 
 
 @contextmanager
@@ -37,7 +47,7 @@ def open_filter(kind: object, keys: int) -> Generator[tuple[bool | SeenKeys, lis
 
 
 async def scan(stage: Stage) -> None:
-    async with RedisClient((stage.host, stage.port)) as client:
+    async with client_of(stage) as client:
         await client.ping()
         options = dict(stage.task["options"])
         touch, dedupe = options.pop("touch", True), options.pop("dedupe", None)
@@ -66,7 +76,7 @@ async def scan(stage: Stage) -> None:
 
 
 async def get(stage: Stage) -> None:
-    async with RedisClient((stage.host, stage.port)) as client:
+    async with client_of(stage) as client:
         await client.set(stage.task["key"], stage.task["value"])
         expected = stage.task["value"].encode()
         key = stage.task["key"]
@@ -76,15 +86,16 @@ async def get(stage: Stage) -> None:
                 assert await client.get(key) == expected
 
         stage.ready()
-        async with trio.open_nursery() as nursery:
+        # (Its tasks are Trio's own where Trio runs.)
+        async with anyio.create_task_group() as task_group:
             for _ in range(stage.task["tasks"]):
-                nursery.start_soon(caller, stage.task["calls"] // stage.task["tasks"])
+                task_group.start_soon(caller, stage.task["calls"] // stage.task["tasks"])
         stage.done()
 
 
 async def pubsub(stage: Stage) -> None:
     expected, left = stage.task["data"].encode(), stage.task["messages"]
-    async with RedisClient((stage.host, stage.port)) as client, client.pubsub() as subscriber:
+    async with client_of(stage) as client, client.pubsub() as subscriber:
         await subscriber.subscribe(CHANNEL)
         stage.ready()
         stage.publish()
@@ -99,4 +110,11 @@ async def pubsub(stage: Stage) -> None:
 
 if __name__ == "__main__":
     current = Stage()
-    trio.run({"scan": scan, "get": get, "pubsub": pubsub}[current.task["what"]], current)
+    work = {"scan": scan, "get": get, "pubsub": pubsub}[current.task["what"]]
+    match current.task["edition"]:
+        case "trio":
+            trio.run(work, current)
+        case "anyio-trio":
+            anyio.run(work, current, backend="trio")
+        case edition:
+            anyio.run(work, current, backend_options={"use_uvloop": edition == "anyio-uvloop"})

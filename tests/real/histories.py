@@ -1,7 +1,8 @@
 """A workload of numbered commands by many tasks on one client, and the check of its history.
 
 Each task has a counter and a list of its own. Its counter begins at a number of its own, so that a reply that was
-another task's shows; what it pushes is numbered, so that a write that ran twice shows.
+another task's shows; what it pushes is numbered, so that a write that ran twice shows. In AnyIO's words: it runs on
+every loop, with both editions' clients.
 """
 
 from __future__ import annotations
@@ -10,14 +11,12 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-import trio
+import anyio
 
 from trio_sentinel_scan import CommandOutcomeUnknown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-
-    from trio_sentinel_scan import ClusterClient, RedisClient, SentinelClient
 
 TASKS: Final = 50
 _APART: Final = 1_000_000
@@ -71,11 +70,9 @@ class Caller:
 class Workload:
     """All of them."""
 
-    def __init__(
-        self, client: SentinelClient | RedisClient | ClusterClient, *, may_lose: bool, retries_writes: bool = False
-    ) -> None:
+    def __init__(self, client: Any, *, may_lose: bool, retries_writes: bool = False) -> None:
         self.callers = [Caller(number, may_repeat=retries_writes) for number in range(TASKS)]
-        self._client: Any = client
+        self._client = client
         self._may_lose = may_lose
         self._retries_writes = retries_writes
         self._stopped = False
@@ -89,7 +86,7 @@ class Workload:
         """Wait until each task has been round so many times more."""
         wanted = [caller.tries + count for caller in self.callers]
         while any(caller.tries < tries for caller, tries in zip(self.callers, wanted, strict=True)):  # noqa: ASYNC110
-            await trio.sleep(0.005)
+            await anyio.sleep(0.005)
 
     async def _call(self, caller: Caller) -> None:
         while not self._stopped:
@@ -98,9 +95,9 @@ class Workload:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Run while the block does; every command ends, and by nothing but its reply or CommandOutcomeUnknown."""
-        async with trio.open_nursery() as nursery:
+        async with anyio.create_task_group() as task_group:
             for caller in self.callers:
-                nursery.start_soon(self._call, caller)
+                task_group.start_soon(self._call, caller)
             await self.turns(3)
             yield
             await self.turns(3)

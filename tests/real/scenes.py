@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+import anyio
 import trio
 
 from tests.real.proxy import Proxy, open_proxy
@@ -35,9 +36,9 @@ KeyT = TypeVar("KeyT", bytes, str)
 
 
 async def until(is_so: Callable[[], object]) -> None:
-    """Wait for a fact that no event tells of."""
+    """Wait for a fact that no event tells of; on any loop."""
     while not is_so():  # noqa: ASYNC110 (what is waited for happens in another process, or in the client's inside)
-        await trio.sleep(0.002)
+        await anyio.sleep(0.002)
 
 
 def clients_tasks() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_sentinel_scan.testing import LocalRedis
+from trio_sentinel_scan.testing import LocalRedis, LocalSentinel
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -31,6 +32,24 @@ async def test_export_keys() -> None:
         exported = dict(map(json.loads, done.stdout.splitlines()))
         assert exported == {key.decode(): "v" for key in keys}
         assert b"says master" in done.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/anyio.md"])
+async def test_the_first_program_on_asyncio(page: str) -> None:
+    """It runs as it stands, but for the Sentinels' addresses."""
+    text = (EXAMPLES.parent / page).read_text(encoding="utf-8")
+    [program] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "asyncio.run(" in block]
+    async with LocalSentinel(replicas=0, sentinels=1) as sentinel:
+        await sentinel.fill(1, "user:")
+        [(host, port)] = sentinel.sentinels
+        program = program.replace("10.0.0.1,10.0.0.2,10.0.0.3", f"{host}:{port}")
+        program = re.sub(r"sentinels = .*", f"sentinels = {sentinel.sentinels}", program)
+        command = [sys.executable, "-c", program]
+        environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
+        done = await trio.run_process(command, capture_stdout=True, env=environment)
+    page_line, certificate = done.stdout.splitlines()
+    assert page_line.startswith(b"0 b'user:0'")
+    assert b"1 of 1 Sentinels agree" in certificate
 
 
 # Dies with the first page behind the second checkpoint.

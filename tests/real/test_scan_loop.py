@@ -95,7 +95,7 @@ async def test_client_kill_with_a_page_in_hand(nursery: trio.Nursery) -> None:
         async with client.open_scan(count=100, prefetch=0, segments=1) as pages:
             for _ in range(4):
                 await account.take(pages)
-                await until(lambda: pages._channel.statistics().tasks_waiting_send)
+                await until(lambda: pages._receive_channel.statistics().tasks_waiting_send)
                 await booth.server.execute("CLIENT", "KILL", "TYPE", "normal")
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, booth.keys, epoch=0)

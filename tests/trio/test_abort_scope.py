@@ -191,10 +191,10 @@ async def test_a_hand_over_is_not_aborted(service: Service, client: SentinelClie
         first = await pages.receive()
         assert first.epoch == 0
         await trio.sleep(1)
-        assert pages._channel.statistics().tasks_waiting_send == 1
+        assert pages._receive_channel.statistics().tasks_waiting_send == 1
         service.fail_over(kill=False)
         await trio.sleep(1)
-        statistics = pages._channel.statistics()
+        statistics = pages._receive_channel.statistics()
         assert (statistics.tasks_waiting_send, statistics.current_buffer_used) == (1, prefetch)
         assert service.master.commands("SCAN") == []
         rest: dict[int, set[bytes]] = {}

@@ -208,7 +208,7 @@ async def test_a_slow_loop_holds_the_server_back(service: Service, client: Senti
         await pages.receive()
         await trio.sleep(3600 / 60)
         assert len(service.master.commands("SCAN")) == 1 + prefetch + 2
-        statistics = pages._channel.statistics()
+        statistics = pages._receive_channel.statistics()
         assert statistics.current_buffer_used == statistics.max_buffer_size == prefetch
 
 

@@ -52,22 +52,22 @@ class Request:
 
     def __init__(self, data: bytes, replies: int, decode: bool | Sequence[bool], since: float) -> None:  # noqa: FBT001
         # As RESP; emptied once it is with whoever sends.
-        self.data = data
+        self.data: bytes = data
         # Replies that are still owed. Invariant: left + len(replies) is what was asked for.
-        self.left = replies
+        self.left: int = replies
         self.replies: list[Reply] = []
         # Whether strings are decoded: of all replies, or of each.
-        self.decode = decode
+        self.decode: bool | Sequence[bool] = decode
         # When it was asked for.
-        self.since = since
+        self.since: float = since
         # Where it lies in all that the connection has been given to send; -1 while it was not given.
-        self.begins = -1
-        self.ends = -1
+        self.begins: int = -1
+        self.ends: int = -1
         # Nothing more will come of it. Invariant: then `failure` is set, or all replies are there.
-        self.done = False
+        self.done: bool = False
         self.failure: SentinelScanError | None = None
         # Its caller has gone: what comes is dropped.
-        self.abandoned = False
+        self.abandoned: bool = False
         # The caller, while it sleeps. Invariant: None for the one who reads.
         self.waiter: Wakeable | None = None
 

@@ -38,7 +38,7 @@ class Gap:
     """Messages may be missing here: the subscription was interrupted, or the buffer was full.
 
     One stands for each interruption, in front of the first message that came after it. Times are those of the event
-    loop's clock (`trio.current_time()`), in seconds.
+    loop's clock (`trio.current_time()` or `anyio.current_time()`), in seconds.
     """
 
     cause: str

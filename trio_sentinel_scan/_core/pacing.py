@@ -15,10 +15,13 @@ from typing import Final
 __all__ = ["Pacing"]
 
 # Seconds that one round may keep the server from its other clients, and the keys that it may bring. Another client may
-# find two of them before it: together they are about what a single SCAN with COUNT 1000 does.
-ROUND_SECONDS: Final = 0.00025
+# find two of them before it: together they are about what a single SCAN with COUNT 1000 does. On a quick server the
+# keys are what bounds a round; the time bounds it on a slow one, and where next to nothing fulfils a MATCH.
+ROUND_SECONDS: Final = 0.0004
 ROUND_KEYS: Final = 400
 ROUND_SCANS: Final = 4
+# What a quick server takes for that many keys: so many rounds are on their way while the network is.
+QUICK_ROUND_SECONDS: Final = 0.00025
 # COUNT of a round to begin with, per segment, and the most for one SCAN (a rare MATCH brings next to no keys).
 FIRST_COUNT: Final = 10
 MAX_COUNT: Final = 10_000
@@ -59,7 +62,7 @@ class Pacing:
 
         With a fixed count there are no more than are worth it: small ones would only be more pages.
         """
-        in_between = 0 if self._quickest == math.inf else int(self._quickest / ROUND_SECONDS)
+        in_between = 0 if self._quickest == math.inf else int(self._quickest / QUICK_ROUND_SECONDS)
         if self._fixed is not None:
             in_between = min(in_between, segments * self._fixed // ROUND_KEYS - 2)
         return 2 + max(0, in_between)

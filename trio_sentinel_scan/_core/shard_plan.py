@@ -46,6 +46,11 @@ MOST_DOUBTS: Final = 4
 class ShardPlan(ShardBooks):
     """One subscriber's sharded channels. Times are in seconds; whoever drives it gives `now`."""
 
+    # As in `ShardBooks`: what is assigned here, too, type checkers want to be told of here, too.
+    error: Exception | None
+    wants_map: bool
+    gaps: int
+
     # ---- calls ---------------------------------------------------------------------------------------------------
 
     def subscribe(self, handlers: Mapping[bytes, Handler | None], now: float) -> ShardTicket:

@@ -47,7 +47,8 @@ class MasterChange:
     old_config_epoch: int
     # That of the new master.
     config_epoch: int
-    # Seconds on the clock of the event loop (`trio.current_time()`), when the client learned of it.
+    # Seconds on the clock of the event loop (`trio.current_time()` or `anyio.current_time()`), when the client learned
+    # of it.
     time: float
 
     def __str__(self) -> str:

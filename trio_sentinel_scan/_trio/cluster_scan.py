@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
 
-logger = logging.getLogger("trio_sentinel_scan.scan")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
 _MYID: Final = ("CLUSTER", "MYID")
 
@@ -139,7 +139,7 @@ class ClusterScan:
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
     def take(self, page: ScanPage[Any]) -> ScanPage[Any] | None:
-        """What of a page that came out of the channel is to be handed out; None for nothing."""
+        """What of a page that came out of the memory channel is to be handed out; None for nothing."""
         assert page.mark is not None
         lane = page.mark.facts.lane
         assert lane is not None
@@ -193,17 +193,17 @@ class ClusterScan:
 
     # ---- the conductor ------------------------------------------------------------------------------------------
 
-    async def conduct(self, nursery: trio.Nursery, channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
+    async def conduct(self, nursery: trio.Nursery, send_channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
         """Do the plan's steps until it has ended; the lanes run in the nursery."""
         self._monitor.on_change.add(self.look)
-        async with channel:
+        async with send_channel:
             try:
                 while not self._is_deserted:
                     woken = self._woken
                     step = self.plan.next_step(trio.current_time())
                     if isinstance(step, steps.End):
                         break
-                    await self._do(step, woken, nursery, channel)
+                    await self._do(step, woken, nursery, send_channel)
                 await trio.lowlevel.checkpoint()
             except Exception as error:  # noqa: BLE001 (whatever it is, the consumer must hear of it)
                 self.plan.crashed(error, trio.current_time())
@@ -216,7 +216,7 @@ class ClusterScan:
         step: steps.Step,
         woken: trio.Event,
         nursery: trio.Nursery,
-        channel: trio.MemorySendChannel[ScanPage[Any]],
+        send_channel: trio.MemorySendChannel[ScanPage[Any]],
     ) -> None:
         match step:
             case steps.TakeSurvey():
@@ -225,7 +225,7 @@ class ClusterScan:
                 self._wake_if_over()
             case steps.Begin():
                 self._begin(step)
-                nursery.start_soon(self._run, step.lane.number, channel.clone())
+                nursery.start_soon(self._run, step.lane.number, send_channel.clone())
             case steps.Leave(number, reason):
                 if (scan := self._lanes.get(number)) is not None:
                     scan.leave(reason)
@@ -245,9 +245,9 @@ class ClusterScan:
         self._lanes[lane.number] = scan
         self.plan.began(lane.number, scan.lane_plan)
 
-    async def _run(self, number: int, channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
+    async def _run(self, number: int, send_channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
         scan = self._lanes[number]
-        await scan.produce(channel)
+        await scan.produce(send_channel)
         del self._lanes[number]
         if scan.lane_plan.is_over:
             before = self.plan.summary(trio.current_time()).restarts

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connect_to_cluster", "connect_to_server", "connect_to_service"]
 
-logger = logging.getLogger("trio_sentinel_scan.client")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.client")
 
 # Seconds that entering a client goes on trying a master that is named and does not answer as one.
 FIRST_PATIENCE: Final = 3.0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RETRY_PERIOD", "LinkKeeper"]
 
-logger = logging.getLogger("trio_sentinel_scan.client")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.client")
 
 # Seconds between two attempts to reach a server that is away, or to have a command taken by one that refuses.
 RETRY_PERIOD = 0.1

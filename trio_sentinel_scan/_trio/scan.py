@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScanPages", "ScanSource", "open_scan"]
 
-logger = logging.getLogger("trio_sentinel_scan.scan")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
 
 class ScanSource(Protocol):
@@ -126,7 +126,7 @@ class Scan:
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
     def take(self, page: ScanPage[Any]) -> ScanPage[Any] | None:
-        """What of a page that came out of the channel is to be handed out; None for nothing."""
+        """What of a page that came out of the memory channel is to be handed out; None for nothing."""
         # The listener may not have run yet; what is known is known.
         self.notice_change()
         taken = self.plan.take(page, trio.current_time())
@@ -203,17 +203,17 @@ class Scan:
 
     # ---- the producer -------------------------------------------------------------------------------------------
 
-    async def produce(self, channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
-        """Do the plan's steps until it has ended, then close the channel; the plan says what that end means."""
-        async with channel:
+    async def produce(self, send_channel: trio.MemorySendChannel[ScanPage[Any]]) -> None:
+        """Do the plan's steps until it has ended, then close the memory channel; the plan says what that end means."""
+        async with send_channel:
             try:
                 while not isinstance(step := await self._work(), steps.Finish):
                     if self.plan.handing_over(step):
                         try:
                             # With room in it there is nothing to wait for, and the next reply is due.
-                            channel.send_nowait(step.page)
+                            send_channel.send_nowait(step.page)
                         except trio.WouldBlock:
-                            await channel.send(step.page)
+                            await send_channel.send(step.page)
                 await trio.lowlevel.checkpoint()
             except trio.BrokenResourceError:
                 # Every consumer has closed its end: nobody is left to scan for.
@@ -353,9 +353,9 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
     `ScanError` or a connection's error, by the next `receive`.
     """
 
-    def __init__(self, scan: Scan, channel: trio.MemoryReceiveChannel[ScanPage[KeyT_co]]) -> None:
+    def __init__(self, scan: Scan, receive_channel: trio.MemoryReceiveChannel[ScanPage[KeyT_co]]) -> None:
         self._scan = scan
-        self._channel = channel
+        self._receive_channel = receive_channel
         # What this end's consumer is working on: handed out, and the next one not asked for yet.
         self._at_work: ScanPage[KeyT_co] | None = None
 
@@ -375,7 +375,7 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
             self._scan.notice_change()
             self._raise_failure()
             try:
-                page = await self._channel.receive()
+                page = await self._receive_channel.receive()
             except trio.EndOfChannel:
                 if self._scan.plan.state is State.COMPLETE:
                     raise
@@ -405,11 +405,11 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 
     def clone(self) -> ScanPages[KeyT_co]:
         """Another receiving end of the same scan: each page goes to one of them. Each is to be closed."""
-        return ScanPages(self._scan, self._channel.clone())
+        return ScanPages(self._scan, self._receive_channel.clone())
 
     async def aclose(self) -> None:
         """Close this end. When the last one is closed, the scan stops."""
-        await self._channel.aclose()
+        await self._receive_channel.aclose()
 
     def _raise_failure(self) -> None:
         error = self._scan.plan.error

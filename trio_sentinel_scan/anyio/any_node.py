@@ -24,6 +24,9 @@ __all__ = ["AnyNode", "AnyNodeLink"]
 class AnyNode(NodeSource):
     """One node of a cluster, drawn by lot: each passes on what is published at any of them."""
 
+    # As in `NodeSource`: what is assigned here, too, type checkers want to be told of here, too.
+    target: Target
+
     def __init__(
         self, settings: ClientSettings, monitor: ClusterMonitor, dice: Callable[[], float] = random.random
     ) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterMonitor"]
 
-logger = logging.getLogger("trio_sentinel_scan.cluster")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.cluster")
 
 # Seconds from one refresh of the map to the next if nothing calls for one: what no redirection tells, a replica that
 # has come for instance, is known after that.

@@ -1,7 +1,7 @@
 # Generated from _trio/cluster_scan.py by `nox -s anyio`: change that file, never this one.
 """The scan of a whole cluster: one task that asks the masters, and one for each lane. None of them decides anything.
 
-A lane is a scan of one node, with a connection of its own. All lanes send into one memory channel; what comes out of it
+A lane is a scan of one node, with a connection of its own. All lanes send into one memory stream; what comes out of it
 is taken at the lane that it came from.
 """
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
 
-logger = logging.getLogger("trio_sentinel_scan.scan")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
 _MYID: Final = ("CLUSTER", "MYID")
 
@@ -143,7 +143,7 @@ class ClusterScan:
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
     def take(self, page: ScanPage[Any]) -> ScanPage[Any] | None:
-        """What of a page that came out of the channel is to be handed out; None for nothing."""
+        """What of a page that came out of the memory stream is to be handed out; None for nothing."""
         assert page.mark is not None
         lane = page.mark.facts.lane
         assert lane is not None
@@ -197,17 +197,17 @@ class ClusterScan:
 
     # ---- the conductor ------------------------------------------------------------------------------------------
 
-    async def conduct(self, task_group: anyio.abc.TaskGroup, channel: streams.SendStream[ScanPage[Any]]) -> None:
+    async def conduct(self, task_group: anyio.abc.TaskGroup, send_stream: streams.SendStream[ScanPage[Any]]) -> None:
         """Do the plan's steps until it has ended; the lanes run in the task group."""
         self._monitor.on_change.add(self.look)
-        async with channel:
+        async with send_stream:
             try:
                 while not self._is_deserted:
                     woken = self._woken
                     step = self.plan.next_step(streams.current_time())
                     if isinstance(step, steps.End):
                         break
-                    await self._do(step, woken, task_group, channel)
+                    await self._do(step, woken, task_group, send_stream)
                 await anyio.lowlevel.checkpoint()
             except Exception as error:  # noqa: BLE001 (whatever it is, the consumer must hear of it)
                 self.plan.crashed(error, streams.current_time())
@@ -220,7 +220,7 @@ class ClusterScan:
         step: steps.Step,
         woken: anyio.Event,
         task_group: anyio.abc.TaskGroup,
-        channel: streams.SendStream[ScanPage[Any]],
+        send_stream: streams.SendStream[ScanPage[Any]],
     ) -> None:
         match step:
             case steps.TakeSurvey():
@@ -229,7 +229,7 @@ class ClusterScan:
                 self._wake_if_over()
             case steps.Begin():
                 self._begin(step)
-                task_group.start_soon(self._run, step.lane.number, channel.clone())
+                task_group.start_soon(self._run, step.lane.number, send_stream.clone())
             case steps.Leave(number, reason):
                 if (scan := self._lanes.get(number)) is not None:
                     scan.leave(reason)
@@ -249,9 +249,9 @@ class ClusterScan:
         self._lanes[lane.number] = scan
         self.plan.began(lane.number, scan.lane_plan)
 
-    async def _run(self, number: int, channel: streams.SendStream[ScanPage[Any]]) -> None:
+    async def _run(self, number: int, send_stream: streams.SendStream[ScanPage[Any]]) -> None:
         scan = self._lanes[number]
-        await scan.produce(channel)
+        await scan.produce(send_stream)
         del self._lanes[number]
         if scan.lane_plan.is_over:
             before = self.plan.summary(streams.current_time()).restarts

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionPool", "Loan", "Where"]
 
-logger = logging.getLogger("trio_sentinel_scan.client")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.client")
 
 # Which server a connection is to be to, at the moment; None: it is not known.
 Where: TypeAlias = "Callable[[], Target | None]"

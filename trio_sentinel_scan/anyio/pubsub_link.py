@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Bell", "LinkPlan", "SubscriberLink"]
 
-logger = logging.getLogger("trio_sentinel_scan.pubsub")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.pubsub")
 
 
 class Bell:

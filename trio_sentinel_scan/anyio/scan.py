@@ -3,7 +3,7 @@
 
 Both run in the scan's task group. The listener waits for the Sentinels' view to move, and aborts what is under way. The
 producer does the plan's steps: every wait on a server happens inside the abort scope, and the hand-over of a page to
-the memory channel never does.
+the memory stream never does.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScanPages", "ScanSource", "open_scan"]
 
-logger = logging.getLogger("trio_sentinel_scan.scan")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
 
 class ScanSource(Protocol):
@@ -130,7 +130,7 @@ class Scan:
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
     def take(self, page: ScanPage[Any]) -> ScanPage[Any] | None:
-        """What of a page that came out of the channel is to be handed out; None for nothing."""
+        """What of a page that came out of the memory stream is to be handed out; None for nothing."""
         # The listener may not have run yet; what is known is known.
         self.notice_change()
         taken = self.plan.take(page, streams.current_time())
@@ -207,17 +207,17 @@ class Scan:
 
     # ---- the producer -------------------------------------------------------------------------------------------
 
-    async def produce(self, channel: streams.SendStream[ScanPage[Any]]) -> None:
-        """Do the plan's steps until it has ended, then close the channel; the plan says what that end means."""
-        async with channel:
+    async def produce(self, send_stream: streams.SendStream[ScanPage[Any]]) -> None:
+        """Do the plan's steps until it has ended, then close the memory stream; the plan says what that end means."""
+        async with send_stream:
             try:
                 while not isinstance(step := await self._work(), steps.Finish):
                     if self.plan.handing_over(step):
                         try:
                             # With room in it there is nothing to wait for, and the next reply is due.
-                            channel.send_nowait(step.page)
+                            send_stream.send_nowait(step.page)
                         except anyio.WouldBlock:
-                            await channel.send(step.page)
+                            await send_stream.send(step.page)
                 await anyio.lowlevel.checkpoint()
             except anyio.BrokenResourceError:
                 # Every consumer has closed its end: nobody is left to scan for.
@@ -357,9 +357,9 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
     `ScanError` or a connection's error, by the next `receive`.
     """
 
-    def __init__(self, scan: Scan, channel: streams.ReceiveStream[ScanPage[KeyT_co]]) -> None:
+    def __init__(self, scan: Scan, receive_stream: streams.ReceiveStream[ScanPage[KeyT_co]]) -> None:
         self._scan = scan
-        self._channel = channel
+        self._receive_stream = receive_stream
         # What this end's consumer is working on: handed out, and the next one not asked for yet.
         self._at_work: ScanPage[KeyT_co] | None = None
 
@@ -379,7 +379,7 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
             self._scan.notice_change()
             self._raise_failure()
             try:
-                page = await self._channel.receive()
+                page = await self._receive_stream.receive()
             except anyio.EndOfStream:
                 if self._scan.plan.state is State.COMPLETE:
                     raise
@@ -388,7 +388,7 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
                 if self._at_work is not None:
                     return self._at_work
                 continue
-            # Raised out here, a failure does not come with an EndOfChannel that it had nothing to do with.
+            # Raised out here, a failure does not come with an EndOfStream that it had nothing to do with.
             self._raise_failure()
             # The scan's block was left under this task's feet: no end of ours, and no completeness.
             raise anyio.ClosedResourceError
@@ -409,11 +409,11 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
 
     def clone(self) -> ScanPages[KeyT_co]:
         """Another receiving end of the same scan: each page goes to one of them. Each is to be closed."""
-        return ScanPages(self._scan, self._channel.clone())
+        return ScanPages(self._scan, self._receive_stream.clone())
 
     async def aclose(self) -> None:
         """Close this end. When the last one is closed, the scan stops."""
-        await self._channel.aclose()
+        await self._receive_stream.aclose()
 
     def _raise_failure(self) -> None:
         error = self._scan.plan.error

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SentinelMonitor"]
 
-logger = logging.getLogger("trio_sentinel_scan.sentinel")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.sentinel")
 
 # Seconds between two askings when no event comes: what Pub/Sub loses is found within this.
 POLL_PERIOD: Final = 1.0

@@ -23,6 +23,7 @@ from .scan import Scan, ScanPages, open_scan
 from .sources import NodeSource
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from .._core.collection import CollectionType
@@ -38,6 +39,10 @@ class SlotOwner(NodeSource):
     """The master that has a slot, by the map."""
 
     wants_master = True
+    # As in `NodeSource`: what is assigned here, too, type checkers want to be told of here, too.
+    target: Target
+    on_change: set[Callable[[], None]]
+    on_stop: set[Callable[[], None]]
 
     def __init__(self, settings: ClientSettings, monitor: ClusterMonitor, slot: int, *, asks_masters: bool) -> None:
         """`asks_masters`: whether a majority of them must name it the owner, too."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterNodes", "NodeSource", "SentinelService", "SingleServer"]
 
-logger = logging.getLogger("trio_sentinel_scan.connection")
+logger: logging.Logger = logging.getLogger("trio_sentinel_scan.connection")
 
 
 class _Source:

@@ -307,7 +307,9 @@ async def _first_connected(addresses: list[tuple[int, Any]]) -> socket.socket:
     connected: list[socket.socket] = []
     failures: list[OSError] = []
 
-    async def attempt(family: int, address: Any, failed: anyio.Event) -> None:
+    async def attempt(  # noqa: ASYNC910 (connecting waits)
+        family: int, address: Any, failed: anyio.Event
+    ) -> None:
         try:
             connected.append(await _connected(family, address))
         except OSError as error:
@@ -331,7 +333,7 @@ async def _first_connected(addresses: list[tuple[int, Any]]) -> socket.socket:
         late.close()
     if not connected:
         raise OSError("no address could be connected to") from ExceptionGroup("every address failed", failures)
-    return connected[0]  # noqa: ASYNC910 (a host has an address, and connecting waits)
+    return connected[0]
 
 
 async def _connected(family: int, address: Any) -> socket.socket:
