@@ -161,6 +161,7 @@ async def _by_timeout(stepping: _Stepping[object]) -> None:
 
 async def _by_group(stepping: _Stepping[object]) -> None:
     failed = asyncio.Event()
+    done = False
 
     class SomethingElse(Exception):
         """What another task of the group fails by."""
@@ -175,12 +176,14 @@ async def _by_group(stepping: _Stepping[object]) -> None:
             group.create_task(fail())
             stepping.stop = failed.set
             await stepping
+            done = True
             failed.set()
     except* SomethingElse:
         pass
     task = asyncio.current_task()
     assert task is not None
-    assert task.cancelling() == 0
+    # (Where the body was through already, CPython 3.11's own group leaves its cancellation counted.)
+    assert done or task.cancelling() == 0
 
 
 _HOW: Final[dict[How, Callable[[_Stepping[Any]], Coroutine[Any, Any, None]]]] = {

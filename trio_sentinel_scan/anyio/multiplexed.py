@@ -23,6 +23,7 @@ from .._core.errors import (
 from .._core.in_flight import InFlight, Request, Written
 from . import streams
 from .streams import Waiter
+from .task_groups import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -172,7 +173,7 @@ class MultiplexedConnection:
         for request in self._in_flight.fail(error):
             if request.waiter is not None:
                 request.waiter.wake()
-        self._scope.cancel(reason=str(error))
+        give_up(self._scope, str(error))
         self._on_end(self)
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ import anyio.abc
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-__all__ = ["open_service_task_group"]
+__all__ = ["give_up", "open_service_task_group"]
 
 
 @asynccontextmanager
@@ -42,6 +42,19 @@ async def open_service_task_group() -> AsyncGenerator[anyio.abc.TaskGroup]:
             raise _only_one_of(group) from None
     if body_error is not None:
         raise body_error
+
+
+def give_up(scope: anyio.CancelScope, reason: str) -> None:
+    """Cancel a scope that is around what a task of ours does, from whichever task.
+
+    It is shielded, too, which changes nothing inside of it. But if its task group is cancelled before it is left,
+    it catches its own cancellation all the same, and the task's next wait is the task group's affair.
+
+    AnyIO would else charge what was done to this task to the one that opened the task group. On asyncio, that one would
+    take a `task.cancel()` of its own, should it come just now, for a part of this, and go on as if none had come.
+    """
+    scope.shield = True
+    scope.cancel(reason=reason)
 
 
 def _only_one_of(group: BaseException) -> BaseException:
