@@ -80,22 +80,22 @@ class _Stepping(Awaitable[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         coroutine = self._coroutine
-        step: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731 (it is another one each time)
+        sent: Any = None
+        thrown: BaseException | None = None
         while True:
             try:
-                future = step()
+                future = coroutine.send(sent) if thrown is None else coroutine.throw(thrown)
             except StopIteration as end:
                 value: T = end.value
                 return value
             self.steps += 1
             if self.steps == self._step:
                 self._stop_at(future)
+            sent, thrown = None, None
             try:
                 sent = yield future
-            except BaseException as error:  # noqa: BLE001 (it is the coroutine's)
-                step = lambda error=error: coroutine.throw(error)  # noqa: E731
-            else:
-                step = lambda sent=sent: coroutine.send(sent)  # noqa: E731
+            except BaseException as error:  # noqa: ASYNC103, BLE001 (it is the coroutine's)
+                thrown = error
 
     def _stop_at(self, future: asyncio.Future[Any] | None) -> None:
         loop = asyncio.get_running_loop()
@@ -146,8 +146,9 @@ async def _by_scope(stepping: _Stepping[object]) -> None:
 
 async def _by_timeout(stepping: _Stepping[object]) -> None:
     loop = asyncio.get_running_loop()
+    timeout = asyncio.timeout(None)
     try:
-        async with asyncio.timeout(None) as timeout:
+        async with timeout:
             stepping.stop = lambda: timeout.reschedule(loop.time())
             await stepping
             # (Once it is there, it is too late to be told of a deadline.)

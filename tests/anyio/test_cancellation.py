@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, cast
 
 import anyio
@@ -276,6 +277,10 @@ def test_an_operation_cancelled_at_each_of_its_waits_leaves_the_client_whole(  #
 # ---- one of many -----------------------------------------------------------------------------------------------
 
 
+async def ask(client: Client, word: str) -> bytes:
+    return cast("bytes", await client.echo(word))
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @whens
 def test_whoever_reads_for_all_is_cancelled(address: Address, loop: str, when: When) -> None:
@@ -285,18 +290,14 @@ def test_whoever_reads_for_all_is_cancelled(address: Address, loop: str, when: W
         async with RedisClient(address) as client:
             for position in range(6):
                 for step in range(1, 4):
-
-                    async def ask(word: str) -> bytes:
-                        return cast("bytes", await client.echo(word))
-
-                    others = [asyncio.create_task(ask(f"{number}")) for number in range(position)]
-                    cancelled = asyncio.create_task(cancelled_at(step, when, lambda ask=ask: ask("cancelled")))
-                    others += [asyncio.create_task(ask(f"{number}")) for number in range(position, 6)]
+                    others = [asyncio.create_task(ask(client, f"{number}")) for number in range(position)]
+                    cancelled = asyncio.create_task(cancelled_at(step, when, partial(ask, client, "cancelled")))
+                    others += [asyncio.create_task(ask(client, f"{number}")) for number in range(position, 6)]
                     assert await asyncio.gather(*others) == [b"%d" % number for number in range(6)]
                     await cancelled
             # All of them in one tick.
             for turns in range(8):
-                tasks = [asyncio.create_task(client.echo(f"{number}")) for number in range(6)]
+                tasks = [asyncio.create_task(ask(client, f"{number}")) for number in range(6)]
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 for task in tasks[turns % 2 :: 2]:
@@ -579,5 +580,27 @@ def test_a_client_cancelled_at_any_turn_of_the_loop(address: Address, loop: str,
             assert _leaks.open_sockets() <= sockets
             # (There are thousands of turns, most of them of waiting for the network.)
             turns += 1 + turns * every // 30 if every > 1 else 1 + turns // 100
+
+    run(loop, main)
+
+
+# ---- in the wrong task -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_client_left_in_another_task_than_it_was_entered_in(address: Address, loop: str) -> None:
+    """As fixtures and lifespans of some frameworks would have it. It works until then, and AnyIO's error says what is
+    wrong. State that remains: nothing.
+    """
+
+    async def main() -> None:
+        sockets = _leaks.open_sockets()
+        client = RedisClient(address)
+        await asyncio.create_task(client.__aenter__())
+        assert await client.echo("there") == b"there"
+        with pytest.raises(RuntimeError, match="different task"):
+            await asyncio.create_task(client.__aexit__(None, None, None))
+        await nothing_is_left()
+        assert _leaks.open_sockets() <= sockets
 
     run(loop, main)

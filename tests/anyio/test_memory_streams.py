@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -153,16 +154,15 @@ def test_an_end_is_closed_under_those_who_wait(
             if waits == "sender":
                 send.send_nowait(0)
             async with anyio.create_task_group() as group:
-                group.start_soon(
-                    outcome, receive.receive if waits == "receiver" else lambda send=send: send.send(1), told
-                )
+                group.start_soon(outcome, receive.receive if waits == "receiver" else partial(send.send, 1), told)
                 await turns()
-                {
+                ends: dict[str, Any] = {
                     "the receiving end": receive,
                     "the sending end": send,
                     "a clone of the receiving end": clones[1],
                     "a clone of the sending end": clones[0],
-                }[closes].close()
+                }
+                ends[closes].close()
                 await turns()
                 expected = receiver if waits == "receiver" else sender
                 assert told == ([] if expected is None else [expected])
@@ -259,7 +259,7 @@ def test_a_send_cancelled_at_each_of_its_waits_has_sent_nothing(loop: str, when:
 
             async with anyio.create_task_group() as group:
                 group.start_soon(receive_later)
-                _, stopped = await cancelled_at(step, when, lambda send=send: send.send(7))
+                _, stopped = await cancelled_at(step, when, partial(send.send, 7))
                 assert stopped
                 await send.send(8)
                 send.close()
