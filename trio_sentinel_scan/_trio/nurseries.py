@@ -23,8 +23,8 @@ async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
     same, its exception leaves alone as well, and the body is cancelled for it.
     """
     body_error: BaseException | None = None
-    # The tasks are below a scope of their own, in a task of their own. The body's task waits for their end without being
-    # cancelled for it, so whatever cancels it meanwhile came from outside, and is passed on.
+    # The tasks are below a scope of their own, in a task of their own. The body's task waits for their end and is not
+    # cancelled for it: whatever cancels it meanwhile came from outside, and is passed on.
     serving = trio.CancelScope(shield=True)
     made: list[trio.Nursery] = []
     ready = trio.Event()

@@ -59,7 +59,7 @@ def check_event_loop(user: str) -> None:
 
 
 def cancel_again(cancelled: BaseException) -> None:
-    """This cancellation was caught, for an error that tells more. The task is to hear of it at its next wait all the same.
+    """This cancellation was caught, for an error that tells more. The task hears of it again at its next wait.
 
     A scope's, which is a state, sees to that itself. `task.cancel()` is over once it was caught: it is done anew, as
     asyncio's own task groups do, which leaves the count of cancellations as it is.
