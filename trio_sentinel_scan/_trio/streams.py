@@ -43,7 +43,7 @@ def check_event_loop(user: str) -> None:
 
 
 def cancel_again(cancelled: BaseException) -> None:
-    """This cancellation was caught, for an error that tells more. Nothing is to be done: the scope is cancelled still."""
+    """This cancellation was caught, for an error that tells more. Nothing to be done: its scope is cancelled still."""
 
 
 class Waiter:
