@@ -115,6 +115,7 @@ def translated(path: Path, folder: str) -> str:
     if not folder:
         text = public_names(text)
     try:
+        refuse_untranslatable(path, text)
         text = "".join(mapped(text))
     except KeyError as missing:
         msg = f"{path}: no name is mapped for {missing}: use another one, or extend {Path(__file__).name}"
@@ -122,6 +123,28 @@ def translated(path: Path, folder: str) -> str:
     text = imports(text)
     header = f"# Generated from {folder}{path.name} by `nox -s anyio`: change that file, never this one.\n"
     return ruffed(header + text, RESULT / WORD.sub(word, path.name))
+
+
+# What would pass through, and mean Trio, or the other edition, or two things by one name, in what comes out.
+UNTRANSLATABLE = re.compile(
+    r"^ *import +trio\b(?!\n)"
+    r"|^ *import .*, *trio\b"
+    r"|^ *from +[\w.]+ +import +(?:.*, *)?trio\b"
+    r"|^ *from +\.\.(?:_trio\b| +import\b).*"
+    r"|^ *(?:from|import) +(?:trio_sentinel_scan|anyio|asyncio)\b.*"
+    r"|\b(?:task_groups?|send_stream|receive_stream|TaskGroup|EndOfStream)\b",
+    re.MULTILINE,
+)
+
+
+def refuse_untranslatable(path: Path, text: str) -> None:
+    """Raise SystemExit for the first thing that is not to be translated by names."""
+    if path.parent == SOURCE.parent:
+        return
+    if (found := UNTRANSLATABLE.search(text)) is not None:
+        row = text.count("\n", 0, found.start()) + 1
+        msg = f"{path}:{row}: {found[0].strip()!r} cannot be translated: write `import trio`, and Trio's words alone"
+        raise SystemExit(msg)
 
 
 def mapped(text: str) -> Iterator[str]:

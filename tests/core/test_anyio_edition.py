@@ -97,6 +97,27 @@ def test_a_name_that_is_not_mapped_is_refused(generator: ModuleType, tmp_path: P
         generator.translated(source, "_trio/")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import trio as t",
+        "import trio.lowlevel",
+        "import math, trio",
+        "from somewhere import trio",
+        "from .._trio.streams import Stream",
+        "from .. import SentinelClient",
+        "from trio_sentinel_scan._trio import streams",
+        "import asyncio",
+        "send_stream = send_channel",
+    ],
+)
+def test_what_would_pass_through_is_refused(generator: ModuleType, tmp_path: Path, line: str) -> None:
+    source = tmp_path / "new.py"
+    source.write_text(f"import trio\n{line}\n")
+    with pytest.raises(SystemExit, match="cannot be translated"):
+        generator.translated(source, "_trio/")
+
+
 def test_all_but_the_names_stands_as_it_was(generator: ModuleType) -> None:
     source = '''\
 """A nursery of Trio's."""

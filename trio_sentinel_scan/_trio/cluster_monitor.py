@@ -93,6 +93,11 @@ class ClusterMonitor:
 
     def start(self, nursery: trio.Nursery) -> None:
         """From now on the map is kept up to date."""
+        # A client may be opened again, on another loop: an event belongs to the one that it was first waited for on.
+        self._poke = trio.Event()
+        self._round_over = trio.Event()
+        # (A round may have been cancelled.)
+        self._asking = False
         nursery.start_soon(self._refresh_on)
 
     async def first_map(self) -> None:

@@ -84,6 +84,8 @@ class ClusterRouter:
         """From now on commands may be sent."""
         self._nursery = nursery
         self._closed = False
+        # The last one was set when the client was closed, and may belong to another loop.
+        self._map_changed = trio.Event()
         self._monitor.on_change.add(self._follow)
 
     def close(self) -> None:

@@ -268,11 +268,12 @@ async def open_cluster_scan(
 ) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan of a cluster for as long as the block lasts."""
     with lent_to_a_scan(options.scan.dedupe):
-        scan = ClusterScan(options, settings, monitor)
-        send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.scan.prefetch)
-        # It has all of a scan that pages use.
-        pages: ScanPages[Any] = ScanPages(cast("Scan", scan), receive_channel)
         async with open_service_nursery() as nursery:
+            # (In here: what is made before a wait is not closed if that is cancelled.)
+            scan = ClusterScan(options, settings, monitor)
+            send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.scan.prefetch)
+            # It has all of a scan that pages use.
+            pages: ScanPages[Any] = ScanPages(cast("Scan", scan), receive_channel)
             monitor.on_stop.add(scan.end)
             nursery.start_soon(scan.conduct, nursery, send_channel)
             try:

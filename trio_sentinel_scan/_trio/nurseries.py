@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from .streams import cancel_again
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -15,26 +17,35 @@ __all__ = ["give_up", "open_service_nursery"]
 
 @asynccontextmanager
 async def open_service_nursery() -> AsyncGenerator[trio.Nursery]:
-    """A nursery whose tasks are cancelled when the body ends.
+    """A nursery whose tasks are cancelled when the body has ended, and not before: they serve its last steps, too.
 
     The body's exception leaves alone, never in a group. The tasks are ours and do not raise; should one do so all the
     same, its exception leaves alone as well, and the body is cancelled for it.
     """
     body_error: BaseException | None = None
+    # The tasks are below a scope of their own, in a task of their own. The body's task waits for their end and is not
+    # cancelled for it: whatever cancels it meanwhile came from outside, and is passed on.
+    serving = trio.CancelScope(shield=True)
+    made: list[trio.Nursery] = []
+    ready = trio.Event()
     try:
         async with trio.open_nursery() as nursery:
             try:
-                yield nursery
+                # (Not by `start`: who is cancelled in that waits for a task that is shielded.)
+                nursery.start_soon(_serve, serving, made, ready)
+                await ready.wait()
+                yield made[0]
             except trio.Cancelled:
                 # Whoever cancelled must see it come out through the scopes in between.
                 raise
             except BaseException as error:  # noqa: BLE001 (raised again below, outside of the group)
                 body_error = error
             finally:
-                nursery.cancel_scope.cancel(reason="the body has ended")
-    except trio.Cancelled:  # noqa: ASYNC103 (an exception of the body's goes on through the cancelled scopes instead)
+                serving.cancel(reason="the body has ended")
+    except trio.Cancelled as cancelled:  # noqa: ASYNC103 (an exception of the body's goes on through the cancelled scopes instead)
         if body_error is None:
             raise
+        cancel_again(cancelled)
     except BaseExceptionGroup as group:
         if body_error is None:
             raise _only_one_of(group) from None
@@ -53,6 +64,14 @@ def give_up(scope: trio.CancelScope, reason: str) -> None:
     """
     scope.shield = True
     scope.cancel(reason=reason)
+
+
+async def _serve(serving: trio.CancelScope, made: list[trio.Nursery], ready: trio.Event) -> None:
+    with serving:
+        async with trio.open_nursery() as nursery:
+            made.append(nursery)
+            ready.set()
+            await trio.sleep_forever()
 
 
 def _only_one_of(group: BaseException) -> BaseException:

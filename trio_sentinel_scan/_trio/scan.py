@@ -426,10 +426,11 @@ async def open_scan(
 ) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan for as long as the block lasts; `make` gives one of another kind."""
     with lent_to_a_scan(options.dedupe):
-        scan = Scan(options, source) if make is None else make()
-        send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
-        pages: ScanPages[Any] = ScanPages(scan, receive_channel)
         async with open_service_nursery() as nursery:
+            # (In here: what is made before a wait is not closed if that is cancelled.)
+            scan = Scan(options, source) if make is None else make()
+            send_channel, receive_channel = trio.open_memory_channel[ScanPage[Any]](options.prefetch)
+            pages: ScanPages[Any] = ScanPages(scan, receive_channel)
             source.on_stop.add(scan.end)
             nursery.start_soon(scan.listen)
             nursery.start_soon(scan.produce, send_channel)

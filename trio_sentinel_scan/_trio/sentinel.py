@@ -134,6 +134,8 @@ class SentinelMonitor:
         self._chronicle = Chronicle()
         self._watches.clear()
         self._confirming = False
+        # An event belongs to the loop that it was first waited for on, and this may be another one.
+        self._heard = trio.Event()
         for address in self._configured:
             self._watch_too(address)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .._core.identity import Address
 
-__all__ = ["Bytes", "Stream", "Waiter", "check_event_loop", "failed", "mapped", "open_stream"]
+__all__ = ["Bytes", "Stream", "Waiter", "cancel_again", "check_event_loop", "failed", "mapped", "open_stream"]
 
 READ_SIZE: Final = 256 * 1024
 # Whether the system reads and writes a socket by its number, as it does a file.
@@ -40,6 +40,10 @@ def check_event_loop(user: str) -> None:
             f"from trio_sentinel_scan.anyio"
         )
         raise WrongEventLoop(msg)
+
+
+def cancel_again(cancelled: BaseException) -> None:
+    """This cancellation was caught, for an error that tells more. Nothing to be done: its scope is cancelled still."""
 
 
 class Waiter:

@@ -97,6 +97,11 @@ class ClusterMonitor:
 
     def start(self, task_group: anyio.abc.TaskGroup) -> None:
         """From now on the map is kept up to date."""
+        # A client may be opened again, on another loop: an event belongs to the one that it was first waited for on.
+        self._poke = anyio.Event()
+        self._round_over = anyio.Event()
+        # (A round may have been cancelled.)
+        self._asking = False
         task_group.start_soon(self._refresh_on)
 
     async def first_map(self) -> None:

@@ -87,6 +87,8 @@ class ClusterRouter:
         """From now on commands may be sent."""
         self._task_group = task_group
         self._closed = False
+        # The last one was set when the client was closed, and may belong to another loop.
+        self._map_changed = anyio.Event()
         self._monitor.on_change.add(self._follow)
 
     def close(self) -> None:

@@ -272,11 +272,12 @@ async def open_cluster_scan(
 ) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan of a cluster for as long as the block lasts."""
     with lent_to_a_scan(options.scan.dedupe):
-        scan = ClusterScan(options, settings, monitor)
-        send_stream, receive_stream = streams.open_memory_stream[ScanPage[Any]](options.scan.prefetch)
-        # It has all of a scan that pages use.
-        pages: ScanPages[Any] = ScanPages(cast("Scan", scan), receive_stream)
         async with open_service_task_group() as task_group:
+            # (In here: what is made before a wait is not closed if that is cancelled.)
+            scan = ClusterScan(options, settings, monitor)
+            send_stream, receive_stream = streams.open_memory_stream[ScanPage[Any]](options.scan.prefetch)
+            # It has all of a scan that pages use.
+            pages: ScanPages[Any] = ScanPages(cast("Scan", scan), receive_stream)
             monitor.on_stop.add(scan.end)
             task_group.start_soon(scan.conduct, task_group, send_stream)
             try:

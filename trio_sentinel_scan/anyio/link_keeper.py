@@ -88,6 +88,7 @@ class LinkKeeper:
         self._task_group = task_group
         self._closed = False
         self._connecting = False
+        self._round = _Round()
         self._source.on_change.add(self._leave_old_master)
 
     async def open(self) -> None:

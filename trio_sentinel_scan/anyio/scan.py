@@ -430,10 +430,11 @@ async def open_scan(
 ) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan for as long as the block lasts; `make` gives one of another kind."""
     with lent_to_a_scan(options.dedupe):
-        scan = Scan(options, source) if make is None else make()
-        send_stream, receive_stream = streams.open_memory_stream[ScanPage[Any]](options.prefetch)
-        pages: ScanPages[Any] = ScanPages(scan, receive_stream)
         async with open_service_task_group() as task_group:
+            # (In here: what is made before a wait is not closed if that is cancelled.)
+            scan = Scan(options, source) if make is None else make()
+            send_stream, receive_stream = streams.open_memory_stream[ScanPage[Any]](options.prefetch)
+            pages: ScanPages[Any] = ScanPages(scan, receive_stream)
             source.on_stop.add(scan.end)
             task_group.start_soon(scan.listen)
             task_group.start_soon(scan.produce, send_stream)

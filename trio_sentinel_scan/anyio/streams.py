@@ -36,6 +36,7 @@ __all__ = [
     "SendStream",
     "Stream",
     "Waiter",
+    "cancel_again",
     "check_event_loop",
     "current_time",
     "open_memory_stream",
@@ -55,6 +56,20 @@ _HEAD_START: Final = 0.25
 
 def check_event_loop(user: str) -> None:
     """Nothing to be checked: AnyIO says so itself where it does not run."""
+
+
+def cancel_again(cancelled: BaseException) -> None:
+    """This cancellation was caught, for an error that tells more. The task hears of it again at its next wait.
+
+    A scope's, which is a state, sees to that itself. `task.cancel()` is over once it was caught: it is done anew, as
+    asyncio's own task groups do, which leaves the count of cancellations as it is.
+    """
+    if _is_trio() or any(str(said).startswith("Cancelled via cancel scope ") for said in cancelled.args):
+        return
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()
+    task.cancel(*cancelled.args)
 
 
 def current_time() -> float:

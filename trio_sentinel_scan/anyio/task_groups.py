@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import anyio.abc
 
+from .streams import cancel_again
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
@@ -17,26 +19,35 @@ __all__ = ["give_up", "open_service_task_group"]
 
 @asynccontextmanager
 async def open_service_task_group() -> AsyncGenerator[anyio.abc.TaskGroup]:
-    """A task group whose tasks are cancelled when the body ends.
+    """A task group whose tasks are cancelled when the body has ended, and not before: they serve its last steps, too.
 
     The body's exception leaves alone, never in a group. The tasks are ours and do not raise; should one do so all the
     same, its exception leaves alone as well, and the body is cancelled for it.
     """
     body_error: BaseException | None = None
+    # The tasks are below a scope of their own, in a task of their own. The body's task waits for their end and is not
+    # cancelled for it: whatever cancels it meanwhile came from outside, and is passed on.
+    serving = anyio.CancelScope(shield=True)
+    made: list[anyio.abc.TaskGroup] = []
+    ready = anyio.Event()
     try:
         async with anyio.create_task_group() as task_group:
             try:
-                yield task_group
+                # (Not by `start`: who is cancelled in that waits for a task that is shielded.)
+                task_group.start_soon(_serve, serving, made, ready)
+                await ready.wait()
+                yield made[0]
             except anyio.get_cancelled_exc_class():
                 # Whoever cancelled must see it come out through the scopes in between.
                 raise
             except BaseException as error:  # noqa: BLE001 (raised again below, outside of the group)
                 body_error = error
             finally:
-                task_group.cancel_scope.cancel(reason="the body has ended")
-    except anyio.get_cancelled_exc_class():  # noqa: ASYNC103 (an exception of the body's goes on through the cancelled scopes instead)
+                serving.cancel(reason="the body has ended")
+    except anyio.get_cancelled_exc_class() as cancelled:  # noqa: ASYNC103 (an exception of the body's goes on through the cancelled scopes instead)
         if body_error is None:
             raise
+        cancel_again(cancelled)
     except BaseExceptionGroup as group:
         if body_error is None:
             raise _only_one_of(group) from None
@@ -55,6 +66,14 @@ def give_up(scope: anyio.CancelScope, reason: str) -> None:
     """
     scope.shield = True
     scope.cancel(reason=reason)
+
+
+async def _serve(serving: anyio.CancelScope, made: list[anyio.abc.TaskGroup], ready: anyio.Event) -> None:
+    with serving:
+        async with anyio.create_task_group() as task_group:
+            made.append(task_group)
+            ready.set()
+            await anyio.sleep_forever()
 
 
 def _only_one_of(group: BaseException) -> BaseException:
