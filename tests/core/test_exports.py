@@ -13,7 +13,7 @@ import pytest
 FACES = ["trio_sentinel_scan", "trio_sentinel_scan.testing"]
 
 # Packages below the first one that are public themselves, or (cli) are named by an entry point.
-PUBLIC_PACKAGES = {"cli", "testing"}
+PUBLIC_PACKAGES = {"anyio", "cli", "testing"}
 
 
 def declared_names(module: ModuleType) -> list[str]:

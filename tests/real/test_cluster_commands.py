@@ -323,6 +323,15 @@ async def test_with_tls_and_a_user_by_url(tls_server_binary: ServerBinary, tmp_p
                 assert await client.mget_nonatomic("a", "b", "c") == [b"1", b"2", b"3"]
                 assert client.statistics().redirected == 1
                 assert await client.acl_whoami() == "app"
+                # The connections of a scan are its own, and log in by themselves.
+                found: list[bytes] = []
+                async with client.open_scan(count=1, prefetch=0) as pages:
+                    found += await pages.receive()
+                    await cluster.migrate_slot(slot, owner)
+                    async for page in pages:
+                        found += page
+                assert set(found) == {b"a", b"b", b"c"}
+                assert pages.summary.complete
         with pytest.raises(AuthenticationFailed):
             async with ClusterClient(cluster.addresses, username="app", password="wrong", ssl=context):
                 raise AssertionError("it let us in")
