@@ -596,10 +596,12 @@ def test_a_client_left_in_another_task_than_it_was_entered_in(address: Address, 
     async def main() -> None:
         sockets = _leaks.open_sockets()
         client = RedisClient(address)
-        await asyncio.create_task(client.__aenter__())
+        one = asyncio.create_task(client.__aenter__())
+        await one
         assert await client.echo("there") == b"there"
+        other = asyncio.create_task(client.__aexit__(None, None, None))
         with pytest.raises(RuntimeError, match="different task"):
-            await asyncio.create_task(client.__aexit__(None, None, None))
+            await other
         await nothing_is_left()
         assert _leaks.open_sockets() <= sockets
 
