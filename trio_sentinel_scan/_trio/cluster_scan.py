@@ -26,7 +26,7 @@ from .._core.scan_steps import Target
 from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import ScanPage
 from .._core.verdicts import Verdict, error_code, verdict_of
-from .nurseries import give_up, open_service_nursery
+from .nurseries import open_service_nursery
 from .scan import Scan, ScanPages
 from .sources import NodeSource
 
@@ -117,7 +117,7 @@ class LaneScan(Scan):
 
     def _abort_wait(self, reason: str) -> None:
         if self._abort is not None:
-            give_up(self._abort, reason)
+            self._abort.cancel(reason=reason)
 
 
 class ClusterScan:

@@ -19,7 +19,6 @@ from .._core.errors import (
     ServerConnectionError,
 )
 from .._core.in_flight import InFlight, Request, Written
-from .nurseries import give_up
 from .streams import Waiter
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class MultiplexedConnection:
         for request in self._in_flight.fail(error):
             if request.waiter is not None:
                 request.waiter.wake()
-        give_up(self._scope, str(error))
+        self._scope.cancel(reason=str(error))
         self._on_end(self)
 
     async def run(self) -> None:

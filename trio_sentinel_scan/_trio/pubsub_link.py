@@ -19,7 +19,6 @@ from .._core.errors import (
 )
 from .._core.handshake import unfit_for_scanning
 from .._core.wire import NOT_YET, Decoder, encode_commands
-from .nurseries import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -137,7 +136,7 @@ class SubscriberLink:
         """Give the connection up, if there is one."""
         if self._abort is not None:
             self._reason = self._reason or reason
-            give_up(self._abort, reason)
+            self._abort.cancel(reason=reason)
 
     @property
     def attempt(self) -> object:
@@ -232,7 +231,7 @@ class SubscriberLink:
                 await work()
             except Exception as error:  # noqa: BLE001 (raised again below, outside of the group)
                 problems.append(error)
-                give_up(nursery.cancel_scope, "the subscriber's connection failed")
+                nursery.cancel_scope.cancel(reason="the subscriber's connection failed")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(guarded, lambda: self._read(stream, decoder))

@@ -31,7 +31,7 @@ from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
 from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
-from .nurseries import give_up, open_service_nursery
+from .nurseries import open_service_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -138,14 +138,14 @@ class Scan:
     def notice_change(self) -> None:
         """If the Sentinels tell now that what is under way is void: abort the wait on the server that it was on."""
         if self.plan.heard(self._source.view, trio.current_time()) and self._abort is not None:
-            give_up(self._abort, "the Sentinels name another server")
+            self._abort.cancel(reason="the Sentinels name another server")
         self._tell_restarts()
 
     def end(self) -> None:
         """The client is closing: nobody tells of another master any more, nor confirms the one that is scanned."""
         self.plan.abandon(ClientClosed("the client was closed, and its scans with it"), trio.current_time())
         if self._abort is not None:
-            give_up(self._abort, "the client was closed")
+            self._abort.cancel(reason="the client was closed")
 
     def _tell_moves(self) -> None:
         summary = self.plan.summary(trio.current_time())

@@ -22,7 +22,6 @@ from .._core.sentinel_replies import MasterView
 from .._core.topology_events import Chronicle, MasterChange, ServerReboot, TopologyEvent
 from .._core.verdicts import Verdict, verdict_of
 from .connection import Connection, open_connection, open_sentinel_connection
-from .nurseries import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -301,7 +300,7 @@ class SentinelMonitor:
                     watch.poke.set()
         except SentinelScanError as error:
             problem.append(error)
-            give_up(scope, "the event connection failed")
+            scope.cancel(reason="the event connection failed")
 
     async def _ask_on(  # noqa: ASYNC910 (it ends by failing, and what fails has waited)
         self, watch: _Watch, connection: Connection, problem: list[SentinelScanError], scope: trio.CancelScope
@@ -315,7 +314,7 @@ class SentinelMonitor:
                     await watch.poke.wait()
         except SentinelScanError as error:
             problem.append(error)
-            give_up(scope, "the asking connection failed")
+            scope.cancel(reason="the asking connection failed")
 
     async def _ask(self, address: Address, connection: Connection) -> None:
         service = self.topology.service
@@ -396,7 +395,7 @@ class SentinelMonitor:
     def _drop(self, addresses: Iterable[Address]) -> None:
         for address in addresses:
             if (watch := self._watches.pop(address, None)) is not None:
-                give_up(watch.scope, "another name of a Sentinel that is watched already, or one that is gone")
+                watch.scope.cancel(reason="another name of a Sentinel that is watched already, or one that is gone")
 
     def _tell_heard(self) -> None:
         self._heard.set()

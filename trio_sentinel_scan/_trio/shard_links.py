@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from .nurseries import give_up
 from .pubsub_link import Bell, SubscriberLink
 from .sources import NodeSource
 
@@ -83,7 +82,7 @@ class ShardLinks:
             self._on_error(plan.error)
         for node, link in self._links.items():
             if plan.error is not None or plan.nodes.get(node.address) is not node:
-                give_up(link.life, "nothing is subscribed to there any more")
+                link.life.cancel(reason="nothing is subscribed to there any more")
             elif node.has_commands:
                 link.called()
         if self._nursery is not None and plan.error is None:

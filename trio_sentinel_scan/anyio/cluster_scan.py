@@ -32,7 +32,7 @@ from .._core.verdicts import Verdict, error_code, verdict_of
 from . import streams
 from .scan import Scan, ScanPages
 from .sources import NodeSource
-from .task_groups import give_up, open_service_task_group
+from .task_groups import open_service_task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -121,7 +121,7 @@ class LaneScan(Scan):
 
     def _abort_wait(self, reason: str) -> None:
         if self._abort is not None:
-            give_up(self._abort, reason)
+            self._abort.cancel(reason=reason)
 
 
 class ClusterScan:

@@ -23,7 +23,6 @@ from .._core.errors import (
 from .._core.in_flight import InFlight, Request, Written
 from . import streams
 from .streams import Waiter
-from .task_groups import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,7 +172,7 @@ class MultiplexedConnection:
         for request in self._in_flight.fail(error):
             if request.waiter is not None:
                 request.waiter.wake()
-        give_up(self._scope, str(error))
+        self._scope.cancel(reason=str(error))
         self._on_end(self)
 
     async def run(self) -> None:

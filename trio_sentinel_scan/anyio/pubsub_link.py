@@ -21,7 +21,6 @@ from .._core.errors import (
 from .._core.handshake import unfit_for_scanning
 from .._core.wire import NOT_YET, Decoder, encode_commands
 from . import streams
-from .task_groups import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -139,7 +138,7 @@ class SubscriberLink:
         """Give the connection up, if there is one."""
         if self._abort is not None:
             self._reason = self._reason or reason
-            give_up(self._abort, reason)
+            self._abort.cancel(reason=reason)
 
     @property
     def attempt(self) -> object:
@@ -234,7 +233,7 @@ class SubscriberLink:
                 await work()
             except Exception as error:  # noqa: BLE001 (raised again below, outside of the group)
                 problems.append(error)
-                give_up(task_group.cancel_scope, "the subscriber's connection failed")
+                task_group.cancel_scope.cancel(reason="the subscriber's connection failed")
 
         async with anyio.create_task_group() as task_group:
             task_group.start_soon(guarded, lambda: self._read(stream, decoder))

@@ -35,7 +35,7 @@ from .._core.scan_states import State
 from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
 from . import streams
-from .task_groups import give_up, open_service_task_group
+from .task_groups import open_service_task_group
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -142,14 +142,14 @@ class Scan:
     def notice_change(self) -> None:
         """If the Sentinels tell now that what is under way is void: abort the wait on the server that it was on."""
         if self.plan.heard(self._source.view, streams.current_time()) and self._abort is not None:
-            give_up(self._abort, "the Sentinels name another server")
+            self._abort.cancel(reason="the Sentinels name another server")
         self._tell_restarts()
 
     def end(self) -> None:
         """The client is closing: nobody tells of another master any more, nor confirms the one that is scanned."""
         self.plan.abandon(ClientClosed("the client was closed, and its scans with it"), streams.current_time())
         if self._abort is not None:
-            give_up(self._abort, "the client was closed")
+            self._abort.cancel(reason="the client was closed")
 
     def _tell_moves(self) -> None:
         summary = self.plan.summary(streams.current_time())

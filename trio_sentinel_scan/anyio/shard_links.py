@@ -11,7 +11,6 @@ import anyio.abc
 from . import streams
 from .pubsub_link import Bell, SubscriberLink
 from .sources import NodeSource
-from .task_groups import give_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +85,7 @@ class ShardLinks:
             self._on_error(plan.error)
         for node, link in self._links.items():
             if plan.error is not None or plan.nodes.get(node.address) is not node:
-                give_up(link.life, "nothing is subscribed to there any more")
+                link.life.cancel(reason="nothing is subscribed to there any more")
             elif node.has_commands:
                 link.called()
         if self._task_group is not None and plan.error is None:

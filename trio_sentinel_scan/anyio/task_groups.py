@@ -14,7 +14,7 @@ from .streams import cancel_again
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-__all__ = ["give_up", "open_service_task_group"]
+__all__ = ["open_service_task_group"]
 
 
 @asynccontextmanager
@@ -26,7 +26,8 @@ async def open_service_task_group() -> AsyncGenerator[anyio.abc.TaskGroup]:
     """
     body_error: BaseException | None = None
     # The tasks are below a scope of their own, in a task of their own. The body's task waits for their end and is not
-    # cancelled for it: whatever cancels it meanwhile came from outside, and is passed on.
+    # cancelled for it: whatever cancels it meanwhile came from outside, and is passed on. (On asyncio, AnyIO would
+    # also charge the body's task with what is done to a scope of theirs, and take a `task.cancel()` for part of that.)
     serving = anyio.CancelScope(shield=True)
     made: list[anyio.abc.TaskGroup] = []
     ready = anyio.Event()
@@ -53,19 +54,6 @@ async def open_service_task_group() -> AsyncGenerator[anyio.abc.TaskGroup]:
             raise _only_one_of(group) from None
     if body_error is not None:
         raise body_error
-
-
-def give_up(scope: anyio.CancelScope, reason: str) -> None:
-    """Cancel a scope that is around what a task of ours does, from whichever task.
-
-    It is shielded, too, which changes nothing inside of it. But if its task group is cancelled before it is left,
-    it catches its own cancellation all the same, and the task's next wait is the task group's affair.
-
-    AnyIO would else charge what was done to this task to the one that opened the task group. On asyncio, that one would
-    take a `task.cancel()` of its own, should it come just now, for a part of this, and go on as if none had come.
-    """
-    scope.shield = True
-    scope.cancel(reason=reason)
 
 
 async def _serve(serving: anyio.CancelScope, made: list[anyio.abc.TaskGroup], ready: anyio.Event) -> None:
