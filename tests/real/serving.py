@@ -106,7 +106,8 @@ async def serving(example: str, url: str, *more: str, app: str | None = None) ->
         try:
             found = await service.until_logged(r"http://127\.0\.0\.1:(\d+)\D")
             service.port = int(found[1])
-            with trio.fail_after(HANG):  # noqa: ASYNC100 (the block that this is for waits)
+            with trio.fail_after(HANG):
+                await trio.lowlevel.checkpoint()
                 yield service
         finally:
             process.kill()
