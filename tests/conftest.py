@@ -88,8 +88,9 @@ def server_binaries() -> dict[str, ServerBinary]:
     return found
 
 
-def _missing(what: str) -> NoReturn:
-    reason = f'{what}; see "Servers" in CONTRIBUTING.md'
+def missing(what: str, hint: str = 'see "Servers" in CONTRIBUTING.md') -> NoReturn:
+    """Skip the test, or fail it where nothing is to be skipped."""
+    reason = f"{what}; {hint}"
     if EVERYTHING_IS_HERE:
         pytest.fail(reason)
     pytest.skip(reason=reason)
@@ -99,7 +100,7 @@ def _missing(what: str) -> NoReturn:
 def server_binary() -> ServerBinary:
     """The server program for a test to which it does not matter which."""
     if not server_binaries():
-        _missing("this machine has no server program")
+        missing("this machine has no server program")
     return next(iter(server_binaries().values()))
 
 
@@ -109,7 +110,7 @@ def tls_server_binary() -> ServerBinary:
     for binary in server_binaries().values():
         if binary.tls:
             return binary
-    _missing("this machine has no server program with TLS")
+    missing("this machine has no server program with TLS")
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +119,7 @@ def hash_seed_binary() -> ServerBinary:
     for binary in server_binaries().values():
         if binary.product == "valkey" and binary.version_info >= (9, 1):
             return binary
-    _missing("this machine has no Valkey from 9.1 on")
+    missing("this machine has no Valkey from 9.1 on")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.conftest import EVERYTHING_IS_HERE
+from tests.conftest import missing
 
 T = TypeVar("T")
 
@@ -38,7 +38,8 @@ on_each_loop = pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 def run(loop: str, main: Callable[[], Awaitable[T]], *, forgives: str = "") -> T:
     """Run it there. No task of it is left, and the loop had no error that nobody saw, but for what it `forgives`."""
     if loop == "uvloop" and importlib.util.find_spec("uvloop") is None:
-        (pytest.fail if EVERYTHING_IS_HERE else pytest.skip)("there is no uvloop here")
+        # It is not made for every platform.
+        missing("there is no uvloop here", "pip install uvloop")
     backend = "trio" if loop == "trio" else "asyncio"
     options: dict[str, Any] = {} if loop == "trio" else {"use_uvloop": loop == "uvloop"}
 
