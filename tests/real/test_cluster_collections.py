@@ -126,15 +126,20 @@ async def test_there_and_back_between_two_pages(server_binary: ServerBinary, mon
         await fill(client, number=300)
         owner = await cluster.owner(SLOT)
         target = await other_than(cluster, owner)
-        for guarded in (True, False):
-            if not guarded:
-                monkeypatch.setattr(SlotCollectionPlan, "_doubt", lambda *_: None)
+
+        async def epochs() -> int:
+            """How often the scan began anew, with the slot away and back between two of its pages."""
             async with client.open_sscan(KEY, count=1000, prefetch=0, page_size=100) as pages:
                 await pages.receive()
                 await cluster.migrate_slot(SLOT, target)
                 await cluster.migrate_slot(SLOT, owner)
                 await the_rest(pages)
-                assert (pages.summary.epoch > 0) == guarded
+                return pages.summary.epoch
+
+        assert await epochs() > 0
+        monkeypatch.setattr(SlotCollectionPlan, "_doubt", lambda *_: None)
+        # On a busy machine a request may meet the slot on its way, and a redirection is another guard's.
+        assert 0 in [await epochs() for _ in range(3)]
 
 
 async def test_a_failover(server_binary: ServerBinary) -> None:

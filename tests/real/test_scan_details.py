@@ -50,7 +50,8 @@ async def test_details_are_what_redis_pys_commands_say(
     """Key by key, whatever the policy, in bytes and in text."""
     options: dict[str, Any] = {"decode_responses": decode, "encoding_errors": "surrogateescape", "protocol": protocol}
     async with (
-        LocalRedis(binary=each_server_binary, config={"maxmemory-policy": policy}) as server,
+        # A counter that decays, each minute by one, would be another when it is asked for the second time.
+        LocalRedis(binary=each_server_binary, config={"maxmemory-policy": policy, "lfu-decay-time": 0}) as server,
         RedisClient(server.address, **options) as client,
     ):
         await fill_with_everything(client)
