@@ -39,7 +39,7 @@ async def test_others_go_on_while_one_waits(service: Service, client: SentinelCl
         async def _pop() -> None:
             assert await client.blpop("q", timeout=0) == POPPED
 
-        await trio.sleep(1000)
+        await trio.sleep(120)
         assert await client.get("key:1") == b"value of key:1"
         release.set()
     assert await client.blpop("q", timeout=1) == POPPED
@@ -145,23 +145,23 @@ async def test_a_stream_is_waited_for_again_where_nothing_can_be_missed(
 
 
 async def test_patience_is_for_a_server_that_is_away_not_for_one_that_waits(service: Service) -> None:
-    """An hour of waiting does not count as an hour without a server."""
+    """Minutes of waiting do not count as minutes without a server."""
     async with SentinelClient(service.addresses, "mymaster", failover_timeout=5) as client:
-        old, hour = service.master, trio.Event()
+        old, popped = service.master, trio.Event()
 
         await client.blpop("q", timeout=1)  # which makes the connection
         old.tap("BLPOP", instead=Reply(Error(NO_MASTER)))
-        old.delay = 3600
+        old.delay = 180
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def _pop() -> None:
                 assert await client.blpop("q", timeout=0) == POPPED
-                hour.set()
+                popped.set()
 
-            await trio.sleep(3602)
+            await trio.sleep(182)
             service.fail_over(kill=False)
-        assert hour.is_set()
+        assert popped.is_set()
 
 
 async def test_to_wait_for_ones_turn_is_not_to_wait_for_a_server(service: Service) -> None:

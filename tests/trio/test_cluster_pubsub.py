@@ -14,7 +14,7 @@ from redis import exceptions as redis_errors
 
 from tests.trio.fakes import HANG_UP, Error, Hold, Host, Network, Reply, User, on_mock_time, settled, tasks_below
 from tests.trio.fakes.shards import ShardCluster, ShardServer
-from tests.trio.test_cancellation import steps_of
+from tests.trio.test_cancellation import sampled, spread, steps_of
 from trio_sentinel_scan import (
     AuthenticationFailed,
     ClientClosed,
@@ -562,20 +562,23 @@ async def scenario(cluster: Any) -> None:
 
 
 @pytest.mark.slow
+@sampled
 @pytest.mark.parametrize("when", ["waiting", "waking"])
 @pytest.mark.parametrize("whole_client", [False, True])
-async def test_cancelled_at_each_step_it_leaves_nothing_behind(network: Network, when: str, whole_client: bool) -> None:
+async def test_cancelled_at_each_step_it_leaves_nothing_behind(
+    network: Network, when: str, whole_client: bool, part: int | None
+) -> None:
     world: Any = ShardCluster(network)
     steps, cancelled = await steps_of(scenario, world, None, when, whole_client=whole_client)
     assert not cancelled
     cancellations = 0
-    for step in range(1, steps + 1, 1 if steps < 150 else steps // 150):
+    for step in spread(steps, part):
         world = ShardCluster(network)
         _, cancelled = await steps_of(scenario, world, step, when, whole_client=whole_client)
         cancellations += cancelled
         assert tasks_below(trio.lowlevel.current_task()) == []
         assert network.open_client_ends == []
-    assert cancellations > 10
+    assert cancellations > 5
 
 
 async def test_a_call_cancelled_at_each_step_leaves_the_subscriber_whole(

@@ -208,8 +208,8 @@ async def test_for_ever_if_that_was_asked(network: Network) -> None:
     service = Service(network)
     bring_up = take_down(service, "all")
     client = connect("redis+sentinel://10.0.1.1,10.0.1.2/mymaster?wait_ready=true", failover_timeout=None)
-    async with after(5_000, bring_up), client:
-        assert trio.current_time() >= 5_000
+    async with after(500, bring_up), client:
+        assert trio.current_time() >= 500
 
 
 async def test_a_wait_can_be_cancelled(network: Network) -> None:
