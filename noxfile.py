@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 PACKAGE = "trio_sentinel_scan"
 PYPROJECT = load_toml(HERE / "pyproject.toml")
 TESTS = dependency_groups(PYPROJECT, "tests")
+# Servers of more versions, in wheels.
+SERVERS = dependency_groups(PYPROJECT, "servers")
 
 # Two at a time where tests calculate: CI's machine has two cores. Four where most of them wait for servers to notice
 # each other's death. A file's tests keep their order; a server that finds its port taken is given another one.
@@ -94,7 +96,7 @@ def typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The tests, real servers included, and their coverage; arguments go to pytest, and then coverage is not asked."""
-    session.install("-e.[demo]", *TESTS)
+    session.install("-e.[demo]", *TESTS, *SERVERS)
     if session.posargs:
         session.run("pytest", *session.posargs)
         return
@@ -152,9 +154,16 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """Every test there is, those marked `full` included: what the default run samples, at length."""
-    session.install("-e.[demo]", *TESTS)
+    """Every test there is, those marked `full` included, and those of tests/real on each server that there is."""
+    session.install("-e.[demo]", *TESTS, *SERVERS)
     session.run("pytest", *FOUR_AT_A_TIME, "-m", "", *session.posargs)
+    if session.posargs:
+        return
+    # What asks for `each_server_binary` has run on all of them by now; the rest has on the first one alone.
+    programs = session.run("python", "-m", "tests.servers", silent=True)
+    for program in str(programs).split()[1:]:
+        here = {"TRIO_SENTINEL_SCAN_SERVER": program}
+        session.run("pytest", *FOUR_AT_A_TIME, "-m", "", "tests/real", env=here)
 
 
 @nox.session

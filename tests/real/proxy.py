@@ -34,6 +34,8 @@ _RUN_ID: Final = re.compile(rb"\r\nrun_id:([0-9a-f]{40})\r\n")
 # Where segments of a pass begin, when there are up to 64 of them by a power of two: cursors that nobody has issued.
 _STARTS: Final = range(64)
 _READ_SIZE: Final = 64 * 1024
+# As long as the longest of what is looked for in replies: it may be split between two chunks.
+_TAIL: Final = 64
 
 
 def names(command: str) -> Matcher:
@@ -112,6 +114,8 @@ class Link:
         # The process behind, once it has told; the link itself stands for one that does not.
         self.process: object = self
         self.scans = 0
+        # The end of the last chunk of replies.
+        self.tail = b""
 
     def reset(self) -> None:
         """Break it, both ways, as a network does: with RST."""
@@ -145,6 +149,8 @@ class Proxy:
         self._open = trio.Event()
         self._open.set()
         self._refusing = False
+        # Seconds that each chunk of bytes waits, either way.
+        self.slowness = 0.0
 
     def stop_request(self, matches: Matcher, *, skip: int = 0) -> Stop:
         """Hold the first request (after `skip` others) that `matches`, before the server sees it."""
@@ -249,6 +255,8 @@ class Proxy:
                 await stop.hold(link)
                 break
         await self._open.wait()
+        if self.slowness:
+            await trio.sleep(self.slowness)
         if link.reset_after_this:
             # In one go: whoever reads the one finds the other done.
             with socket.fromfd(sink.socket.fileno(), socket.AF_INET, socket.SOCK_STREAM) as twin:
@@ -267,9 +275,11 @@ class Proxy:
                 if cursor not in self.starts and cursor not in self._issued[link.process]:
                     self.foreign_cursors.append(cursor)
         else:
+            # (Many replies may come together, and one may be split between two chunks.)
+            data = link.tail + data
+            link.tail = data[-_TAIL:]
             if (run_id := _RUN_ID.search(data)) is not None:
                 link.process = run_id[1]
-            # (Many replies may come together; one that is split between two chunks is not seen.)
             for page in _SCAN_REPLIES.finditer(data):
                 self._issued[link.process].add(int(page[1]))
 

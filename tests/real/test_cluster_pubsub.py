@@ -152,9 +152,9 @@ async def another_master(cluster: LocalCluster, node: LocalClusterNode) -> Local
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_channels_over_all_slots(each_server_binary: ServerBinary, protocol: Literal[2, 3]) -> None:
+async def test_channels_over_all_slots(shard_pubsub_binary: ServerBinary, protocol: Literal[2, 3]) -> None:
     """Subscribed to in all their slots; plain channels at the same time; unsubscribed from where they are."""
-    async with on_air(each_server_binary, protocol=protocol) as (cluster, radio):
+    async with on_air(shard_pubsub_binary, protocol=protocol) as (cluster, radio):
         subscriber = radio.subscriber
         assert await subscriber.ping()
         assert len(subscriber.shard_channels) == 200
@@ -164,9 +164,9 @@ async def test_channels_over_all_slots(each_server_binary: ServerBinary, protoco
         assert not radio.gaps
 
 
-async def test_a_slot_that_moves_step_by_step(each_server_binary: ServerBinary) -> None:
+async def test_a_slot_that_moves_step_by_step(shard_pubsub_binary: ServerBinary) -> None:
     """The old owner ends the subscription; nobody asks for the map, and the client only listens."""
-    async with on_air(each_server_binary) as (cluster, radio):
+    async with on_air(shard_pubsub_binary) as (cluster, radio):
         slot = slot_of(CHANNELS[0].encode())
         old = await cluster.owner(slot)
         new = await another_master(cluster, old)
@@ -185,10 +185,10 @@ async def test_a_slot_that_moves_step_by_step(each_server_binary: ServerBinary) 
 
 
 async def test_guard_without_the_nodes_own_word_it_stays_silent(
-    each_server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch
+    shard_pubsub_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The client that only listens and does not understand `sunsubscribe` hears nothing until the map is asked for."""
-    async with on_air(each_server_binary) as (cluster, radio):
+    async with on_air(shard_pubsub_binary) as (cluster, radio):
         with monkeypatch.context() as patch:
             patch.setattr(ShardNode, "_take_end", lambda *_: None)
             patch.setattr("trio_sentinel_scan._trio.cluster_monitor.POLL_PERIOD", 1000.0)
@@ -207,12 +207,12 @@ async def test_guard_without_the_nodes_own_word_it_stays_silent(
         radio.subscriber._shards._monitor.refresh_soon()
 
 
-async def test_many_slots_that_move_at_once(each_server_binary: ServerBinary) -> None:
+async def test_many_slots_that_move_at_once(shard_pubsub_binary: ServerBinary) -> None:
     """Valkey from 9.0 on; others say that they do not know the command."""
-    async with on_air(each_server_binary) as (cluster, radio):
+    async with on_air(shard_pubsub_binary) as (cluster, radio):
         first = await cluster.owner(0)
         new = await another_master(cluster, first)
-        if each_server_binary.product != "valkey" or each_server_binary.version_info < (9,):
+        if shard_pubsub_binary.product != "valkey" or shard_pubsub_binary.version_info < (9,):
             with pytest.raises(CommandFailed):
                 await cluster.migrate_slots_atomically(range(2000), new)
             return
@@ -222,9 +222,9 @@ async def test_many_slots_that_move_at_once(each_server_binary: ServerBinary) ->
         assert {gap.new_server.address for gap in radio.gaps if gap.new_server is not None} == {new.address}
 
 
-async def test_a_planned_failover(each_server_binary: ServerBinary) -> None:
+async def test_a_planned_failover(shard_pubsub_binary: ServerBinary) -> None:
     """Both nodes of the shard live, and both could pass the same messages on."""
-    async with on_air(each_server_binary) as (cluster, radio):
+    async with on_air(shard_pubsub_binary) as (cluster, radio):
         old = await cluster.owner(0)
         owned = (await old.view()).slots
         async with trio.open_nursery() as nursery:
@@ -234,9 +234,9 @@ async def test_a_planned_failover(each_server_binary: ServerBinary) -> None:
         assert radio.gapped() == {name for name in CHANNELS if slot_of(name.encode()) in owned}
 
 
-async def test_an_owner_that_is_killed(each_server_binary: ServerBinary) -> None:
+async def test_an_owner_that_is_killed(shard_pubsub_binary: ServerBinary) -> None:
     """The channels of the others go on all the time."""
-    async with on_air(each_server_binary) as (cluster, radio):
+    async with on_air(shard_pubsub_binary) as (cluster, radio):
         old = await cluster.owner(0)
         owned = {name for name in CHANNELS if slot_of(name.encode()) in (await old.view()).slots}
         await cluster.kill(old)
@@ -248,9 +248,9 @@ async def test_an_owner_that_is_killed(each_server_binary: ServerBinary) -> None
         assert {gap.new_server.address for gap in radio.gaps if gap.new_server is not None} == {new.address}
 
 
-async def test_an_owner_that_is_restarted(each_server_binary: ServerBinary) -> None:
+async def test_an_owner_that_is_restarted(shard_pubsub_binary: ServerBinary) -> None:
     """Quickly, so that it stays the owner: another process at the same address."""
-    async with on_air(each_server_binary, node_timeout=20.0) as (cluster, radio):
+    async with on_air(shard_pubsub_binary, node_timeout=20.0) as (cluster, radio):
         old = await cluster.owner(0)
         owned = {name for name in CHANNELS if slot_of(name.encode()) in (await old.view()).slots}
         await cluster.kill(old)
@@ -281,10 +281,10 @@ async def without_an_owner(cluster: LocalCluster, slot: int) -> LocalClusterNode
     return old
 
 
-async def test_a_slot_without_an_owner_for_a_while(each_server_binary: ServerBinary) -> None:
+async def test_a_slot_without_an_owner_for_a_while(shard_pubsub_binary: ServerBinary) -> None:
     """Its siblings go on, and when it has one again, so does it; a new channel of it waits as well."""
     config = {"cluster-require-full-coverage": "no"}
-    async with on_air(each_server_binary, config=config) as (cluster, radio):
+    async with on_air(shard_pubsub_binary, config=config) as (cluster, radio):
         slot = slot_of(CHANNELS[0].encode())
         old = await without_an_owner(cluster, slot)
         subscriber = radio.subscriber
@@ -304,12 +304,12 @@ async def test_a_slot_without_an_owner_for_a_while(each_server_binary: ServerBin
 
 
 async def test_guard_without_the_timer_a_slot_that_had_no_owner_stays_silent(
-    each_server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch
+    shard_pubsub_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The map is asked for when nothing else calls for it."""
     config = {"cluster-require-full-coverage": "no"}
     monkeypatch.setattr("trio_sentinel_scan._trio.cluster_monitor.POLL_PERIOD", 1000.0)
-    async with on_air(each_server_binary, config=config) as (cluster, radio):
+    async with on_air(shard_pubsub_binary, config=config) as (cluster, radio):
         slot = slot_of(CHANNELS[0].encode())
         monitor = radio.subscriber._shards._monitor
         with monkeypatch.context() as patch:
@@ -327,9 +327,9 @@ async def test_guard_without_the_timer_a_slot_that_had_no_owner_stays_silent(
             assert not radio.subscriber._shard_plan.is_settled
 
 
-async def test_a_node_that_leaves_and_one_that_comes(each_server_binary: ServerBinary) -> None:
+async def test_a_node_that_leaves_and_one_that_comes(shard_pubsub_binary: ServerBinary) -> None:
     """Its slots move to a new one; the old connection is closed when nothing is held there any more."""
-    async with on_air(each_server_binary, replicas=0) as (cluster, radio):
+    async with on_air(shard_pubsub_binary, replicas=0) as (cluster, radio):
         new = await cluster.add_node()
         old = await cluster.owner(0)
         for slot in sorted({slot_of(name.encode()) for name in CHANNELS} & (await old.view()).slots):
@@ -373,12 +373,12 @@ async def gaps_only(subscriber: ClusterSubscriber) -> None:
         assert isinstance(item, Gap)
 
 
-async def test_what_a_user_may_not_hear(each_server_binary: ServerBinary) -> None:
+async def test_what_a_user_may_not_hear(shard_pubsub_binary: ServerBinary) -> None:
     """The call is refused; and what was held before is lost when the permission is."""
     acl = {"listener": "on >secret ~* &open:* +@all"}
     with trio.fail_after(HANG):
         async with (
-            LocalCluster(replicas=0, binary=each_server_binary, acl=acl) as cluster,
+            LocalCluster(replicas=0, binary=shard_pubsub_binary, acl=acl) as cluster,
             ClusterClient(cluster.addresses, username="listener", password="secret") as client,
             client.pubsub() as subscriber,
         ):

@@ -158,9 +158,9 @@ async def test_dictionaries_are_redis_pys() -> None:
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_a_restart_on_the_same_port(protocol: Protocol) -> None:
+async def test_a_restart_on_the_same_port(each_server_binary: ServerBinary, protocol: Protocol) -> None:
     async with (
-        LocalRedis() as server,
+        LocalRedis(binary=each_server_binary) as server,
         RedisClient(server.address, protocol=protocol) as client,
         on_air(client) as (radio, _),
     ):

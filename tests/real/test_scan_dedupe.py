@@ -84,12 +84,12 @@ async def test_over_three_restarts(nursery: trio.Nursery, tmp_path: Path, kind: 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("decode_responses", [False, True])
 async def test_over_restarts_of_one_server(
-    nursery: trio.Nursery, server_binary: ServerBinary, tmp_path: Path, kind: str, decode_responses: bool
+    nursery: trio.Nursery, each_server_binary: ServerBinary, tmp_path: Path, kind: str, decode_responses: bool
 ) -> None:
     with ExitStack() as stack:
         dedupe = filter_of(kind, tmp_path, stack)
         async with (
-            open_booth(nursery, keys=KEYS, binary=server_binary) as booth,
+            open_booth(nursery, keys=KEYS, binary=each_server_binary) as booth,
             booth.client(decode_responses=decode_responses) as client,
         ):
             account: Account[Any] = Account()

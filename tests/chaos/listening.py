@@ -1,0 +1,163 @@
+"""A subscriber and a watcher of the topology while chaos goes on, and whether they were told all that they should."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, Final
+
+import trio
+
+from tests.chaos.arenas import Arena, SentinelArena, until_true
+from tests.chaos.report import Account
+from trio_sentinel_scan import (
+    CommandOutcomeUnknown,
+    EventsMissed,
+    Gap,
+    MasterChange,
+    Message,
+    SentinelScanError,
+    TopologyEvent,
+)
+
+# How long a subscriber may take to receive again, once all is well.
+PATIENCE: Final = 60.0
+_PAUSE: Final = 0.005
+
+
+class Channel:
+    """Numbers, published one after the other, and what was received of them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.published = 0
+        # Numbers whose PUBLISH was answered. Of the others nothing is expected.
+        self.sent: list[int] = []
+        # Since the last check.
+        self.heard: list[int | Gap] = []
+        self.last = 0
+
+
+class Listening:
+    """A subscriber of plain channels behind Sentinels, of sharded ones in a cluster."""
+
+    def __init__(self, arena: Arena, client: Any, account: Account) -> None:
+        self._client = client
+        self._account = account
+        self._sharded = arena.is_cluster
+        # (A cluster passes plain messages on over its bus, from which any may be lost without a word.)
+        self.is_possible = not arena.is_cluster or arena.binary.version_info >= (7,)
+        names = [f"radio:{number}" for number in range(6)] if self._sharded else ["radio"]
+        self._channels = {name: Channel(name) for name in names}
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if not self.is_possible:
+            await trio.sleep_forever()
+        async with self._client.pubsub() as subscriber, trio.open_nursery() as nursery:
+            await (subscriber.ssubscribe if self._sharded else subscriber.subscribe)(*self._channels)
+            nursery.start_soon(self._receive, subscriber)
+            for channel in self._channels.values():
+                nursery.start_soon(self._publish, channel)
+
+    async def _receive(self, subscriber: Any) -> None:
+        try:
+            async for item in subscriber:
+                self._take(item)
+        except Exception:  # noqa: BLE001 (whatever it is: a subscription survives)
+            self._account.found("a subscriber ended", traceback.format_exc())
+
+    def _take(self, item: Message | Gap) -> None:
+        if isinstance(item, Message):
+            self._account.messages["received"] += 1
+            channel = self._channels[item.channel.decode()]
+            channel.last = int(item.data)
+            channel.heard.append(channel.last)
+            return
+        self._account.messages["gaps told"] += 1
+        named = {name.decode() for name in item.channels}
+        for channel in self._channels.values():
+            if not named or channel.name in named:
+                channel.heard.append(item)
+
+    async def _publish(self, channel: Channel) -> None:
+        publish = self._client.spublish if self._sharded else self._client.publish
+        while True:
+            channel.published = this = channel.published + 1
+            try:
+                await publish(channel.name, this)
+            except CommandOutcomeUnknown:
+                self._account.messages["of unknown fate"] += 1
+            except SentinelScanError:
+                self._account.messages["not published"] += 1
+            except Exception:  # noqa: BLE001 (whatever it is, it is not to be)
+                self._account.found("a PUBLISH ended in an error of no type of ours", traceback.format_exc())
+            else:
+                self._account.messages["published"] += 1
+                channel.sent.append(this)
+            await trio.sleep(_PAUSE)
+
+    async def check(self) -> None:
+        """All is well again: each channel receives, and nothing was missing but at a gap."""
+        if not self.is_possible:
+            await trio.lowlevel.checkpoint()
+            return
+        for channel in self._channels.values():
+            since = channel.published
+            if not await until_true(lambda channel=channel, since=since: channel.last > since, PATIENCE):
+                self._account.found("a channel does not receive again", f"{PATIENCE} seconds after all was well")
+                continue
+            self._check_order(channel)
+
+    def _check_order(self, channel: Channel) -> None:
+        heard, channel.heard = channel.heard, []
+        numbers = [item for item in heard if isinstance(item, int)]
+        if numbers != sorted(set(numbers)):
+            self._account.found("a message came twice, or out of order", channel.name)
+        sent, channel.sent = channel.sent, []
+        before: int | None = None
+        for item in heard:
+            if isinstance(item, int) and before is not None:
+                skipped = [number for number in sent if before < number < item]
+                if skipped:
+                    self._account.found("messages are missing, and no gap says so", f"{len(skipped)} before {item}")
+            before = item if isinstance(item, int) else None
+        # What comes next is to follow on this.
+        channel.heard = heard[-1:]
+        channel.sent = [number for number in sent if number > channel.last]
+
+
+class Watcher:
+    """A reader of the topology's events; there are none of a cluster."""
+
+    def __init__(self, arena: Arena, client: Any, account: Account) -> None:
+        self._arena = arena
+        self._client = client
+        self._account = account
+        self._epoch = 0
+        self._state: Any = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if not isinstance(self._arena, SentinelArena):
+            await trio.sleep_forever()
+        async with self._client.open_topology() as events:
+            self._state = lambda: events.state
+            async for event in events:
+                self._take(event)
+
+    def _take(self, event: TopologyEvent | EventsMissed) -> None:
+        if not isinstance(event, MasterChange):
+            return
+        self._account.master_changes_told += 1
+        if event.config_epoch < self._epoch:
+            self._account.found("a config epoch went back", f"from {self._epoch} to {event.config_epoch}")
+        self._epoch = event.config_epoch
+
+    async def check(self) -> None:
+        """All is well again: it comes to know the master that there is."""
+        if not isinstance(self._arena, SentinelArena):
+            await trio.lowlevel.checkpoint()
+            return
+        (master,) = await self._arena.masters()
+        if not await until_true(lambda: self._state().master.address == master.address, PATIENCE):
+            self._account.found("the topology names another master", f"{PATIENCE} seconds after all was well")
