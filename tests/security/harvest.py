@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
@@ -197,5 +197,3 @@ def harvesting(told: Told | None = None) -> Generator[Harvest]:
         gc.unfreeze()
         root.setLevel(before)
         root.removeHandler(harvest)
-
-

@@ -115,7 +115,7 @@ OPERATIONS: Final[dict[str, Operation]] = {
 }
 
 _WORDS: Final = f"{KEY.decode()} {VALUE.decode()} {CHANNEL.decode()}"
-# What comes in place of the reply. Those of `SERVERS_WORDS` have the key in them: servers do repeat what they are given.
+# What comes in place of the reply. In those of `SERVERS_WORDS` is the key: servers do repeat what they are given.
 FAILURES: Final[dict[str, Any]] = {
     "nothing": None,
     "wrong type": Reply(Error("WRONGTYPE Operation against a key holding the wrong kind of value")),

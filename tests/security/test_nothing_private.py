@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.security.harvest import KEY, PASSWORD, SENTINEL_PASSWORD, VALUE, Harvest, harvesting
-from tests.security.operations import FAILURES, HASH, OPERATIONS, SERVERS_WORDS, Operation, attempt
-from tests.trio.fakes import FakeCluster, Host, Network, Service, User, Value, on_mock_time, settled
+from tests.security.operations import FAILURES, HASH, OPERATIONS, SERVERS_WORDS, attempt
+from tests.trio.fakes import FakeCluster, Host, Network, Service, User, Value, on_mock_time
 from tests.trio.test_telemetry import Told
-from trio_sentinel_scan import ClusterClient, RedisClient, SentinelClient, connect
+from trio_sentinel_scan import ClusterClient, RedisClient, SentinelClient
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -51,9 +52,7 @@ class World:
         assert self.service is not None
         if self.kind == "redis":
             return RedisClient(self.service.master.address, **options)
-        return SentinelClient(
-            self.service.addresses, self.service.name, sentinel_password=SENTINEL_PASSWORD, **options
-        )
+        return SentinelClient(self.service.addresses, self.service.name, sentinel_password=SENTINEL_PASSWORD, **options)
 
     def tap(self, command: str, **what: Any) -> None:
         """As a host's, on each data server."""
@@ -77,22 +76,30 @@ async def opened(world: World, harvest: Harvest, **options: Any) -> AsyncGenerat
     harvest.living()
 
 
+KINDS = ("redis", "sentinel", "cluster")
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
 def each(failures: dict[str, Any]) -> Callable[[Any], Any]:
-    return pytest.mark.parametrize("failure", failures.values(), ids=failures.keys())
-
-
-kinds = pytest.mark.parametrize("kind", ["redis", "sentinel", "cluster"])
+    """Each failure on one kind of client by default, and on all of them for `nox -s full`."""
+    return pytest.mark.parametrize(
+        "kind, failure",
+        [
+            pytest.param(kind, failure, id=f"{kind}-{name}", marks=[pytest.mark.full] * (number % len(KINDS) != which))
+            for number, (name, failure) in enumerate(failures.items())
+            for which, kind in enumerate(KINDS)
+        ],
+    )
 
 
 async def try_all(world: World, harvest: Harvest, failure: Any, *, servers_words: bool) -> None:
     for operation in OPERATIONS.values():
         async with opened(world, harvest) as client:
             world.tap(operation.command, instead=failure, times=3)
-            await attempt(lambda: operation.work(client, harvest), harvest, servers_words=servers_words)
+            await attempt(partial(operation.work, client, harvest), harvest, servers_words=servers_words)
             world.untap()
 
 
-@kinds
 @each(FAILURES)
 async def test_whatever_a_server_does(network: Network, told: Told, kind: str, failure: Any) -> None:
     world = World(network, kind)
@@ -101,7 +108,6 @@ async def test_whatever_a_server_does(network: Network, told: Told, kind: str, f
     harvest.check()
 
 
-@kinds
 @each(SERVERS_WORDS)
 async def test_whatever_a_server_says(network: Network, told: Told, kind: str, failure: Any) -> None:
     world = World(network, kind)
