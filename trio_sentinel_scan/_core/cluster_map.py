@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .identity import Address
-from .replies import as_list, as_text
+from .replies import as_list, as_text, printable
 from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, describe_slots, set_of, slots_in
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class ClusterNode:
     address: Address
 
     def __str__(self) -> str:
-        return f"{self.address} (node {self.node_id[:8] or 'unknown'})"
+        return f"{self.address} (node {printable(self.node_id[:8]) or 'unknown'})"
 
 
 @dataclass(frozen=True, slots=True)
