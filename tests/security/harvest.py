@@ -61,15 +61,14 @@ FORMS: Final = {form: secret.decode() for secret in _SECRETS for form in _forms(
 class Harvest(logging.Handler):
     """Everything that has come out so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, objects: bool) -> None:
         super().__init__(logging.NOTSET)
         # (where it was found, the text)
         self.found: list[tuple[str, str]] = []
         # How many errors and how many objects were looked at: a harvest of nothing shows nothing.
         self.errors = 0
         self.objects = 0
-        # Whether `living` does anything: it takes most of the time.
-        self.looks_at_objects = True
+        self._looks_at_objects = objects
 
     def add(self, where: str, text: object) -> None:
         """This came out."""
@@ -120,7 +119,7 @@ class Harvest(logging.Handler):
 
     def living(self) -> None:
         """The `repr` of every object of ours that lives now (and was made since `harvesting` began)."""
-        for thing in gc.get_objects() if self.looks_at_objects else ():
+        for thing in gc.get_objects() if self._looks_at_objects else ():
             if _is_ours(thing):
                 self.objects += 1
                 self.add(f"a living {type(thing).__qualname__}", _shown(thing))
@@ -177,9 +176,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 @contextmanager
-def harvesting(told: Told | None = None) -> Generator[Harvest]:
-    """Gather everything that comes out in this block; at its end, what OpenTelemetry was told, too."""
-    harvest = Harvest()
+def harvesting(told: Told | None = None, *, objects: bool = True) -> Generator[Harvest]:
+    """Gather everything that comes out in this block; at its end, what OpenTelemetry was told, too.
+
+    `objects`: whether the living objects are looked at, which takes most of the time.
+    """
+    harvest = Harvest(objects=objects)
     root = logging.getLogger()
     before = root.level
     root.addHandler(harvest)

@@ -58,8 +58,7 @@ CODES = ["ERR", "NOPERM", "LOADING", "NOAUTH", "READONLY", "MOVED 7", "DENIED", 
 async def test_an_error_reply(network: Network, kind: str, failure: str) -> None:
     world = World(network, kind)
     words = EVIL.replace("\n", " ").replace("\r", " ")
-    with harvesting() as harvest:
-        harvest.looks_at_objects = False
+    with harvesting(objects=False) as harvest:
         for command in ("GET", "SET", "SCAN", "SUBSCRIBE", "ROLE", "HELLO"):
             world.tap(command, instead=Reply(Error(f"{failure} {words}")), times=9)
             await everything(harvest, world.client())
@@ -78,7 +77,7 @@ async def test_names_and_addresses(network: Network) -> None:
     program.replicas = [(EVIL, 6379)]
     service.sentinels[0].program.announced = (f"a{EVIL}", 26379)
     service.sentinels[1].program.views[service.servers[1].address] = {"runid": EVIL, "ip": EVIL, "flags": EVIL}
-    with harvesting() as harvest:
+    with harvesting(objects=False) as harvest:
         async with SentinelClient(service.addresses[1:], service.name) as client, client.open_topology() as events:
             harvest.add("an event's text", str(events.state))
             async with client.open_scan(count=5, segments=1) as pages:
@@ -113,7 +112,7 @@ async def test_nodes_of_a_cluster(network: Network) -> None:
     shards = cluster.shards()
     shards[2][3][0][5] = EVIL.encode()
     shards[2][3][0][1] = EVIL.encode()
-    with harvesting() as harvest:
+    with harvesting(objects=False) as harvest:
         client = ClusterClient(cluster.addresses, failover_timeout=3, password="Qzpasswordzq", username="app")
         harvest.add("a map's text", repr(client))
         await everything(harvest, client)
@@ -127,7 +126,7 @@ async def test_without_the_guard_it_comes_out(network: Network, monkeypatch: pyt
     monkeypatch.setattr(identity, "printable", lambda text: text)
     service = Service(network)
     service.master.program.run_id = EVIL
-    with harvesting() as harvest:
+    with harvesting(objects=False) as harvest:
         await everything(harvest, SentinelClient(service.addresses, service.name))
     assert acting(harvest)
 

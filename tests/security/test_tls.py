@@ -1,11 +1,11 @@
 """Who is not who it should be is not spoken to, and an end without TLS's farewell is no end of anything.
 
-On sockets of this machine; `tests/real/test_scan_tls.py` has the same with real servers, as far as those can be made to.
+On sockets of this machine; `tests/real/test_scan_tls.py` has real servers, as far as those can be made to.
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ from trio_sentinel_scan import RedisClient, ScanRestartsExhausted, ServerConnect
 pytestmark = pytest.mark.trio
 
 KEYS = 200
-YEAR = datetime.timedelta(days=365)
+YEAR = dt.timedelta(days=365)
 Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
 
 
@@ -46,13 +46,13 @@ def wrong_name() -> Contexts:
 
 
 def expired() -> Contexts:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.dt.now(dt.UTC)
     authority = trustme.CA()
     return contexts(authority, authority.issue_cert("127.0.0.1", not_before=now - YEAR, not_after=now - YEAR / 2))
 
 
 def not_valid_yet() -> Contexts:
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.dt.now(dt.UTC)
     authority = trustme.CA()
     return contexts(authority, authority.issue_cert("127.0.0.1", not_before=now + YEAR / 2, not_after=now + YEAR))
 
@@ -124,11 +124,12 @@ async def test_a_server_that_always_ends_is_an_error() -> None:
     server_context, client_context = good()
     async with socket_server(server_context, keys=KEYS) as (server, address):
         server.ends_after = 1
-        async with RedisClient(address, ssl=client_context, failover_timeout=30) as client:
+        async with (
+            RedisClient(address, ssl=client_context, failover_timeout=30) as client,
+            client.open_scan(count=10, segments=1, max_restarts=2) as pages,
+        ):
             with pytest.raises(ScanRestartsExhausted):
-                async with client.open_scan(count=10, segments=1, max_restarts=2) as pages:
-                    async for _ in pages:
-                        pass
+                await pages.receive()
         assert not pages.summary.complete
 
 
