@@ -67,6 +67,10 @@ class Scope(NamedTuple):
     # A collection's command and key, and words added to the command.
     other: tuple[bytes, ...] = ()
 
+    def __repr__(self) -> str:
+        # A pattern and a key are the caller's.
+        return f"<Scope in database {self.db}>"
+
     def digests(self) -> dict[str, bytes]:
         """Each part, by the name of the argument that it came from, as a digest."""
         return {

@@ -58,6 +58,9 @@ class LaneMark(NamedTuple):
         lane = self.lane
         return replace(lane, number=number, slots=slots, swept=swept_in(lane), decoding=decoding)
 
+    def __repr__(self) -> str:
+        return f"<LaneMark of {self.lane} at {self.server}>"
+
     def resumed(self) -> Checkpoint:
         """What the lane's plan is to go on from."""
         return Checkpoint(
@@ -79,6 +82,10 @@ class ClusterCheckpoint(NamedTuple):
     # The numbers of slots' next sweeps, other than 0.
     epochs: tuple[tuple[int, SlotSet], ...]
     lanes: tuple[LaneMark, ...]
+
+    def __repr__(self) -> str:
+        # A set of slots is a number of five thousand digits: more than Python writes.
+        return f"<ClusterCheckpoint with {self.done.bit_count()} slots done and {len(self.lanes)} lanes>"
 
 
 @dataclass(slots=True, eq=False)

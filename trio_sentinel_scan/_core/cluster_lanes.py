@@ -67,7 +67,7 @@ class Sweep:
     # Of a lane that covers: its slots as they stood when it began.
     halves: Mapping[int, Half]
     # Those of its slots that are not judged yet.
-    slots: SlotSet
+    slots: SlotSet = field(repr=False)
     began_at: float
     # None until the driver has begun it.
     plan: LanePlan | None = None
@@ -94,7 +94,7 @@ class Round:
     known: ClusterMap
     now: float
     # What has to wait, by what for.
-    waits: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet])
+    waits: dict[str, SlotSet] = field(default_factory=dict[str, SlotSet], repr=False)
 
 
 class ClusterLanes:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .identity import Address
-from .replies import as_list, as_text
-from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, set_of, slots_in
+from .replies import as_list, as_text, printable
+from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, describe_slots, set_of, slots_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ class ClusterNode:
     address: Address
 
     def __str__(self) -> str:
-        return f"{self.address} (node {self.node_id[:8] or 'unknown'})"
+        return f"{self.address} (node {printable(self.node_id[:8]) or 'unknown'})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,10 @@ class Shard:
     master: ClusterNode
     slots: SlotSet
     replicas: tuple[ClusterNode, ...] = ()
+
+    def __repr__(self) -> str:
+        # (The set as a number would have five thousand digits: more than Python writes, which raises ValueError.)
+        return f"<Shard of {self.master} with {describe_slots(self.slots)}, {len(self.replicas)} replicas>"
 
 
 @dataclass(frozen=True, slots=True)

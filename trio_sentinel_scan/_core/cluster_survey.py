@@ -5,7 +5,7 @@ That a slot is on its way is told only by the two nodes concerned, each for itse
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from .cluster_map import ClusterNode
@@ -29,7 +29,7 @@ class NodeLine:
     # The name of its master; None for a master.
     master_id: str | None
     config_epoch: int
-    slots: SlotSet
+    slots: SlotSet = field(repr=False)
 
     @property
     def is_master(self) -> bool:

@@ -112,6 +112,9 @@ class Outcome(NamedTuple):
     replies: list[Reply]
     protocol: int
 
+    def __repr__(self) -> str:
+        return f"<Outcome of {len(self.replies)} replies>"
+
 
 _Place: TypeAlias = "tuple[Address, bool]"
 

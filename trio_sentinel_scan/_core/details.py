@@ -83,6 +83,9 @@ class Questions(NamedTuple):
     data: bytes
     replies: int
 
+    def __repr__(self) -> str:
+        return f"<Questions in {self.replies} commands>"
+
 
 def checked_details(value: object, *, encoding: str, encoding_errors: str, decodes: bool) -> Wanted | None:
     """The names in `with_`, in their order in KeyDetails; None for none. Raises ConfigError."""

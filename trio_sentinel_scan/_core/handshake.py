@@ -14,7 +14,7 @@ from redis import exceptions as redis_errors
 from .cursor import CursorFormat, cursor_format_of
 from .errors import AuthenticationFailed, ConfigError, ProtocolError, RoleMismatch, ServerConnectionError
 from .identity import Address, Role, ServerIdentity
-from .replies import as_fields, as_list, as_text
+from .replies import as_fields, as_list, as_text, printable
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def read_role(reply: Reply, *, hello_role: str = "") -> Role:
     """A reply to ROLE; where it is an error (forbidden), what HELLO said stands in for it."""
     said = as_list(reply)
     if not said:
-        return Role({"replica": "slave"}.get(hello_role, hello_role))
-    kind = as_text(said[0])
+        return Role({"replica": "slave"}.get(hello_role, printable(hello_role)))
+    kind = printable(as_text(said[0]))
     if kind == "master":
         replicas = as_list(said[2]) if len(said) > 2 else None
         try:

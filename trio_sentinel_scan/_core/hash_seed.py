@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from redis import exceptions as redis_errors
 
 from .errors import ServerConnectionError
-from .replies import as_fields
+from .replies import as_fields, printable
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def read_hash_seed(reply: Reply, info: Mapping[str, str], address: Address) -> H
 def _release(info: Mapping[str, str]) -> str:
     product = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{product}_version")
-    return f"{product} {'.'.join(version.split('.')[:2])}" if version else ""
+    return f"{product} {printable('.'.join(version.split('.')[:2]))}" if version else ""
 
 
 def _release_check(release: str) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .replies import printable
+
 __all__ = ["Address", "Role", "ServerIdentity"]
 
 
@@ -20,9 +22,11 @@ class Address(NamedTuple):
         return self.port == 0
 
     def __str__(self) -> str:
+        # (A Sentinel, or a node of a cluster, may announce anything.)
+        host = printable(self.host)
         if self.is_unix:
-            return self.host
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+            return host
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
 class Role(NamedTuple):
@@ -65,4 +69,4 @@ class ServerIdentity:
         return hash(self.run_id)
 
     def __str__(self) -> str:
-        return f"{self.address} (run_id {self.run_id[:8] if self.run_id else 'unknown'})"
+        return f"{self.address} (run_id {printable(self.run_id[:8]) if self.run_id else 'unknown'})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,17 +28,17 @@ class Lane:
     node_id: str
     owner_id: str
     # No key of another slot is delivered.
-    slots: SlotSet
+    slots: SlotSet = field(repr=False)  # (a number of five thousand digits: more than Python writes)
     # The highest of its slots' epochs.
     epoch: int
     # How many segments its slots are divided into, or more, where cursors carry the slot. The division follows from it.
     parts: int = 1
     # Slots that the node does not have, so that a sweep may as well come by them: it is not to have a chain of cursors
     # for each of its slots where every second one is another node's.
-    passes: SlotSet = 0
+    passes: SlotSet = field(default=0, repr=False)
     # The slots that are divided, where that is known before: of a lane that was resumed, whose cursors are those of
     # another division. Empty: what follows from `slots` and `passes`.
-    swept: SlotSet = 0
+    swept: SlotSet = field(default=0, repr=False)
     # Whether it brings what the slots' owner has handed on to this node, to which they are on their way.
     covers: bool = False
     # Whether the node's cursors were seen to be of another kind than it said.

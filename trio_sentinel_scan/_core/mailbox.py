@@ -23,6 +23,9 @@ class Handled(NamedTuple):
     reply: list[Any]
     handler: Handler
 
+    def __repr__(self) -> str:
+        return f"<Handled by {self.handler}>"
+
 
 @dataclass(slots=True)
 class _Dropped:

@@ -60,7 +60,7 @@ class Confirmation:
     """The server's answer to a (un)subscribe of the caller's, for one name: what redis-py's `get_message` shows."""
 
     type: str
-    name: bytes
+    name: bytes = field(repr=False)
     count: int
 
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-__all__ = ["as_fields", "as_list", "as_text", "is_list"]
+__all__ = ["as_fields", "as_list", "as_text", "is_list", "printable"]
 
 
 def as_text(value: object) -> str:
     """A string of a reply as `str`, whether or not the connection decodes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def printable(text: str) -> str:
+    r"""What a server says, as it may stand in a log or in a message: one line, and nothing that a terminal acts on.
+
+    What is not printable becomes ``\x1b`` and the like.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def as_list(reply: object) -> list[Any] | None:

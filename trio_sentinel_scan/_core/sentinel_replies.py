@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from .identity import Address
-from .replies import as_fields, as_list, as_text
+from .replies import as_fields, as_list, as_text, printable
 from .topology_state import ReplicaState
 
 __all__ = ["CHANNELS", "Answer", "Hint", "MasterView", "Peer", "read_answer", "read_event"]
@@ -151,4 +151,4 @@ def read_event(channel: bytes, payload: bytes, service: str) -> Hint | None:
         mine = len(words) > at + 1 and words[at + 1] == service
     else:
         mine = len(words) > 1 and words[1] == service
-    return Hint(name, " ".join(words)) if mine else None
+    return Hint(name, printable(" ".join(words))) if mine else None

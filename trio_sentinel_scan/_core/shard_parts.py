@@ -22,11 +22,12 @@ class ShardTicket:
     """A call that waits. Once it is settled, nothing about it changes any more."""
 
     wants: bool
-    names: tuple[bytes, ...]
+    names: tuple[bytes, ...] = field(repr=False)
     # Those of them that no node has confirmed.
-    pending: set[bytes] = field(default_factory=set[bytes])
+    pending: set[bytes] = field(default_factory=set[bytes], repr=False)
     settled: bool = False
-    error: Exception | None = None
+    # With the server's own words in it, as a rule.
+    error: Exception | None = field(default=None, repr=False)
     # Whether the caller has gone: nobody is there to be told of an error.
     abandoned: bool = False
 
@@ -71,7 +72,7 @@ class ShardAsked:
     """Something that a node has not answered in full."""
 
     what: Ask
-    names: tuple[bytes, ...] = ()
+    names: tuple[bytes, ...] = field(default=(), repr=False)
     # The call whose command it is; None for what the subscriber asks by itself.
     ticket: ShardTicket | None = None
     # SUBSCRIBE: how many of `names` were confirmed.
@@ -87,6 +88,6 @@ class LostConnection:
     cause: str
     # When the last was heard of it.
     heard: float
-    held: set[bytes]
-    busy: set[bytes]
-    regained: Mapping[bytes, Interruption]
+    held: set[bytes] = field(repr=False)
+    busy: set[bytes] = field(repr=False)
+    regained: Mapping[bytes, Interruption] = field(repr=False)

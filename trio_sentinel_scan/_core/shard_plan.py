@@ -25,7 +25,7 @@ from .shard_books import ShardBooks
 from .shard_parts import ShardTicket, WantedChannel
 from .slots import slot_of
 from .subscription_parts import Interruption
-from .verdicts import Verdict, verdict_of
+from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -210,11 +210,12 @@ class ShardPlan(ShardBooks):
             self._redirected(node, names, error)
         elif (verdict := verdict_of(error)) in {Verdict.WAIT, Verdict.LOOK_AGAIN}:
             self.wants_map = True
-            node.problem = f"{node.address} says: {error}"
+            node.problem = f"{node.address} answers {error_code(error)}"
             for name in names:
                 self._wanted[name].rests_at = node.address
         elif verdict is not Verdict.REFUSED:
-            raise ServerConnectionError(f"the server will not subscribe: {error}")
+            # Its words may have the names in them, and this goes into a log.
+            raise ServerConnectionError(f"the server will not subscribe: {error_code(error)}")
         else:
             self._refused(node, names, ticket, error)
         self._reconcile(asked)

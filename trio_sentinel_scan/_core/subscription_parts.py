@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class Ticket:
     # None: a PING.
     kind: Kind | None
     wants: bool
-    names: tuple[bytes, ...]
+    names: tuple[bytes, ...] = field(repr=False)
     settled: bool = False
-    error: Exception | None = None
+    # With the server's own words in it, as a rule.
+    error: Exception | None = field(default=None, repr=False)
     # Whether the caller has gone: nobody is there to be told of an error.
     abandoned: bool = False
 
@@ -57,7 +58,7 @@ class Asked:
 
     kind: Kind | None
     wants: bool
-    names: tuple[bytes, ...]
+    names: tuple[bytes, ...] = field(repr=False)
     # The call whose command it is; None for what the subscriber asks by itself.
     ticket: Ticket | None = None
     # Whether it makes up for what a lost connection held.

@@ -23,7 +23,7 @@ from .messages import Confirmation, Gap, Handler
 from .reconnecting import Reconnecting
 from .replies import as_text, is_list
 from .subscription_parts import CONFIRMATIONS, Asked, Interruption, Kind, Ticket, Wanted
-from .verdicts import Verdict, verdict_of
+from .verdicts import Verdict, error_code, verdict_of
 from .wire import Push
 
 if TYPE_CHECKING:
@@ -277,7 +277,8 @@ class Subscriptions:
             self._answered(now, error)
             return
         if verdict_of(error) is not Verdict.REFUSED:
-            raise ServerConnectionError(f"the server will not subscribe: {error}")
+            # Its words may have the names in them, and this goes into a log.
+            raise ServerConnectionError(f"the server will not subscribe: {error_code(error)}")
         if asked.ticket is not None:
             self._forget(asked.kind, asked.ticket)
             if asked.ticket.abandoned and asked.wants:

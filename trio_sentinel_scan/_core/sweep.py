@@ -42,6 +42,9 @@ class Round(NamedTuple):
     data: bytes
     replies: int
 
+    def __repr__(self) -> str:
+        return f"<Round of {self.replies} commands>"
+
 
 class Yield(NamedTuple):
     """What some replies came to."""
@@ -61,6 +64,9 @@ class Yield(NamedTuple):
     unfit: Role | None = None
     # A master has fewer replicas than before: one may have been promoted.
     lost_replicas: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Yield of {len(self.keys)} keys>"
 
 
 # Stands for a ROLE in the order of what was asked.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from .identity import Address
+from .replies import printable
 from .topology import SentinelRecord, Topology
 from .topology_state import MasterState, ReplicaState, SentinelState, TopologyState
 
@@ -123,7 +124,8 @@ class ServerReboot:
 
     def __str__(self) -> str:
         return (
-            f"the {self.role} {self.address} was restarted: run_id {self.old_run_id[:8]} is {self.new_run_id[:8]} now"
+            f"the {self.role} {self.address} was restarted:"
+            f" run_id {printable(self.old_run_id[:8])} is {printable(self.new_run_id[:8])} now"
         )
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from redis import exceptions as redis_errors
 from redis._parsers import BaseParser
 
+from .replies import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -60,9 +62,10 @@ _parse = cast("Callable[[str], redis_errors.RedisError]", cast("Any", BaseParser
 def parse_error_reply(text: str) -> redis_errors.RedisError:
     """An error reply as the exception that redis-py's users expect, by redis-py's own mapping.
 
-    An unknown command's reply repeats its arguments, which may be keys: that part is cut off.
+    An unknown command's reply repeats its arguments, which may be keys: that part is cut off. What else it repeats may
+    be made for whoever reads it at a terminal, and is made harmless.
     """
-    text = text.partition(", with args beginning with:")[0]
+    text = printable(text.partition(", with args beginning with:")[0])
     try:
         return _parse(text)
     except ValueError:
