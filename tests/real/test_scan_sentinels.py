@@ -101,13 +101,18 @@ async def test_all_are_down_at_the_certificate_and_come_back(nursery: trio.Nurse
             await until_in(pages, State.DRAINING)
             await kill_sentinels(stage, 0, 1, 2)
 
+            are_back = trio.Event()
+
             async def come_back() -> None:
                 await until_in(pages, State.HESITATING)
                 for sentinel in stage.service.sentinel_nodes:
                     await sentinel.start()
+                are_back.set()
 
             nursery.start_soon(come_back)
             await account.take_the_rest(pages)
+            # (A majority is enough for the scan; the last one is not to be taken away while it starts.)
+            await are_back.wait()
         account.check_complete(pages.summary, stage.keys, epoch=0)
         account.check_without_duplicates()
         certificate = pages.summary.certificate
