@@ -38,6 +38,9 @@ FOUR_AT_A_TIME = ("-n", "4", "--dist", "loadfile")
 # What is quick in tests/core and tests/trio, and of tests/real the few that show that all of it connects.
 QUICK = "not full and (smoke or not (real or slow))"
 
+# The tests of those modules of the core, and of the command line's, that stand on hiredis, redis-py, click or an extra.
+USES_OTHERS = ("cli_settings", "cli_use", "commands", "command_keys", "compact_seen", "exports", "telemetry", "wire")
+
 
 def python_files(*folders: str) -> list[str]:
     """The Python files under these folders, for tools that take no folder."""
@@ -145,11 +148,11 @@ def minimums(session: nox.Session) -> None:
     wanted = project["dependencies"] + extras["demo"] + extras["otel"] + extras["compact"]
     assert all(">=" in requirement for requirement in wanted), "each dependency has a floor, and this session takes it"
     session.install("-e.[demo]", *TESTS, *(requirement.replace(">=", "==") for requirement in wanted))
-    # What takes minutes and is shown with the newest releases: cancellation at each step, and long calculations of the
-    # core's, which has nothing but some names from redis-py.
-    long = ("tests/trio/test_cancellation.py", "tests/core/*_machine.py", "tests/core/test_cluster_*.py")
-    left_out = [f"--ignore-glob={pattern}" for pattern in long]
-    session.run("pytest", *FOUR_AT_A_TIME, *left_out, "-m", QUICK, *session.posargs)
+    # What takes minutes and is shown with the newest releases: cancellation at each step, and what only calculates; of
+    # the core the modules that use what others wrote.
+    core = [f"tests/core/test_{name}.py" for name in USES_OTHERS]
+    quick = [*core, "tests/trio", "tests/anyio", "tests/real", "--ignore=tests/trio/test_cancellation.py"]
+    session.run("pytest", *FOUR_AT_A_TIME, *quick, "-m", QUICK, *session.posargs)
 
 
 @nox.session
