@@ -170,6 +170,13 @@ def full(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Faults at random on real servers, every history checked: `-- --minutes 30`, `-- --help` for the rest."""
+    session.install("-e.[demo]", *TESTS, *SERVERS)
+    session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: figures to read, nothing that passes or fails. Arguments go to `python -m benchmarks`."""
     session.install("-e.[demo]", *dependency_groups(PYPROJECT, "bench"))

@@ -24,7 +24,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", help="of the schedule of faults; real processes are not replayed by it")
     parser.add_argument("--deployment", choices=["sentinel", "cluster", "all"], default="all")
     parser.add_argument("--server", type=Path, help="the server program; by default the first that is found")
-    parser.add_argument("--keys", type=int, default=10_000, help="how many keys there are from the beginning")
+    parser.add_argument("--keys", type=int, default=5_000, help="how many keys there are from the beginning")
     parser.add_argument("--hurried", action="store_true", help="have Sentinels look more often than real ones do")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there, too")
     return parser.parse_args(words)

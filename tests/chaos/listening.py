@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Collection
 from typing import Any, Final
 
 import trio
+from redis.exceptions import RedisError
 
 from tests.chaos.arenas import Arena, SentinelArena, until_true
 from tests.chaos.report import Account
@@ -16,11 +18,12 @@ from trio_sentinel_scan import (
     MasterChange,
     Message,
     SentinelScanError,
+    SubscriptionLost,
     TopologyEvent,
 )
 
 # How long a subscriber may take to receive again, once all is well.
-PATIENCE: Final = 60.0
+PATIENCE: Final = 120.0
 _PAUSE: Final = 0.005
 
 
@@ -32,8 +35,8 @@ class Channel:
         self.published = 0
         # Numbers whose PUBLISH was answered. Of the others nothing is expected.
         self.sent: list[int] = []
-        # Since the last check.
-        self.heard: list[int | Gap] = []
+        # Since the last check. None: the subscription was given up, and begun anew.
+        self.heard: list[int | Gap | None] = []
         self.last = 0
 
 
@@ -60,11 +63,27 @@ class Listening:
                 nursery.start_soon(self._publish, channel)
 
     async def _receive(self, subscriber: Any) -> None:
-        try:
-            async for item in subscriber:
-                self._take(item)
-        except Exception:  # noqa: BLE001 (whatever it is: a subscription survives)
-            self._account.found("a subscriber ended", traceback.format_exc())
+        while True:
+            try:
+                self._take(await subscriber.receive())
+            except SubscriptionLost as error:
+                # No node took it within `failover_timeout`. That is told, and so may be begun anew.
+                self._account.messages["subscriptions given up"] += 1
+                await self._begin_anew(subscriber, {name.decode() for name in error.shard_channels})
+            except Exception:  # noqa: BLE001 (whatever it is: a subscriber survives)
+                self._account.found("a subscriber ended", traceback.format_exc())
+                return
+
+    async def _begin_anew(self, subscriber: Any, names: Collection[str]) -> None:
+        for name in names:
+            self._channels[name].heard.append(None)
+        while True:
+            try:
+                await subscriber.ssubscribe(*names)
+            except (SentinelScanError, RedisError):
+                await trio.sleep(0.1)
+            else:
+                return
 
     def _take(self, item: Message | Gap) -> None:
         if isinstance(item, Message):

@@ -124,7 +124,7 @@ async def run(
     *,
     seconds: float,
     seed: str,
-    keys: int = 10_000,
+    keys: int = 5_000,
     hurried: bool = False,
     only: Sequence[str] | None = None,
     say: Say = lambda line: None,

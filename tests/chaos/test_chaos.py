@@ -49,7 +49,7 @@ async def test_a_minute(server_binary: ServerBinary, deployment: str) -> None:
 async def test_five_minutes(each_server_binary: ServerBinary, deployment: str) -> None:
     """On each server, and with Sentinels that take their time."""
     seed = f"{random.SystemRandom().getrandbits(32):08x}"
-    check(await running.run(deployment, each_server_binary, seconds=150, seed=seed, keys=10_000))
+    check(await running.run(deployment, each_server_binary, seconds=150, seed=seed))
 
 
 async def test_without_the_identity_rule(server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -381,7 +381,8 @@ async def test_what_goes_to_several_nodes(each_server_binary: ServerBinary) -> N
         assert await client.ping(target_nodes="all")
         assert len(await client.cluster_nodes()) == 6
         assert (await client.cluster_info())["cluster_state"] == "ok"
-        assert len(await client.cluster_shards()) == 3
+        if each_server_binary.version_info >= (7,):  # Redis 6.2 has no CLUSTER SHARDS.
+            assert len(await client.cluster_shards()) == 3
         assert await client.cluster_countkeysinslot(client.keyslot("key:1")) >= 1
         infos = await client.info("replication", target_nodes="replicas")
         assert [info["role"] for info in infos.values()] == ["slave"] * 3
@@ -402,9 +403,15 @@ async def test_the_table_of_keys_is_the_servers(each_server_binary: ServerBinary
     wrong = {}
     for name, entry in known:
         words = tuple(name.split("|"))
-        places = key_places(words[0], (*words, *(b"1" for _ in range(20))))
         said = read_key_places([entry])
-        if places is None:
+        below = command_keys._SUBCOMMANDS.get(name)
+        if below and said is not Unlisted.NO_KEYS:
+            # Before 7.0 a server names no subcommands, and says of all of them what is true of those with keys.
+            words = (name, next(iter(below)))
+        places = key_places(words[0], (*words, *(b"1" for _ in range(20))))
+        if name in ONLY_IN_6_2:
+            assert each_server_binary.version_info < (7,)
+        elif places is None:
             wrong[name] = "not listed"
         elif said is Unlisted.ASK_EACH_TIME:
             # (GETKEYS would tell; what is listed for these is tested by their words, in tests/core.)
@@ -417,6 +424,8 @@ async def test_the_table_of_keys_is_the_servers(each_server_binary: ServerBinary
 
 # A channel has a slot, too, by which PUBLISH is spread over the nodes; redis-py does the same.
 BY_CHANNEL = {"PUBLISH"}
+# Not in the table, so that the server is asked each time: traps for HTTP, and LCS's forerunner.
+ONLY_IN_6_2 = {"HOST:", "POST", "STRALGO"}
 
 
 def entries_of(reply: Any) -> Iterator[tuple[str, Any]]:
