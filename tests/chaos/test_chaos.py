@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -27,6 +29,13 @@ SERVER = ServerIdentity("a" * 40, Address("127.0.0.1", 1))
 RESTART = "restart a master on the same port"
 
 
+async def run(deployment: str, binary: ServerBinary, **options: Any) -> Account:
+    """With more time than other tests have (`faulthandler_timeout`): on a slow machine the last round takes its own."""
+    faulthandler.cancel_dump_traceback_later()
+    with trio.fail_after(600):
+        return await running.run(deployment, binary, **options)
+
+
 def check(account: Account) -> None:
     """Every promise was kept, and there was something to keep."""
     told = "\n".join(account.lines())
@@ -42,7 +51,7 @@ def check(account: Account) -> None:
 async def test_a_minute(server_binary: ServerBinary, deployment: str) -> None:
     """Half of one each, and another schedule each time: what fails has its seed in its message."""
     seed = f"{random.SystemRandom().getrandbits(32):08x}"
-    check(await running.run(deployment, server_binary, seconds=25, seed=seed, keys=3_000, hurried=True))
+    check(await run(deployment, server_binary, seconds=25, seed=seed, keys=3_000, hurried=True))
 
 
 @pytest.mark.full
@@ -51,7 +60,7 @@ async def test_a_minute(server_binary: ServerBinary, deployment: str) -> None:
 async def test_five_minutes(each_server_binary: ServerBinary, deployment: str) -> None:
     """On each server, and with Sentinels that take their time."""
     seed = f"{random.SystemRandom().getrandbits(32):08x}"
-    check(await running.run(deployment, each_server_binary, seconds=150, seed=seed))
+    check(await run(deployment, each_server_binary, seconds=150, seed=seed))
 
 
 @pytest.mark.trio
@@ -60,7 +69,7 @@ async def test_without_the_identity_rule(server_binary: ServerBinary, monkeypatc
     monkeypatch.setattr(ScanPlan, "_is_same_process", lambda plan, server: True)
     found: set[str] = set()
     for seed in range(5):
-        account = await running.run(
+        account = await run(
             "sentinel", server_binary, seconds=8, seed=str(seed), keys=3_000, hurried=True, only=[RESTART]
         )
         found |= {finding.what for finding in account.findings}
