@@ -31,6 +31,9 @@ PATIENCE: Final = 180.0
 FAILOVER_TIMEOUT: Final = 60.0
 RESPONSE_TIMEOUT: Final = 5.0
 KEYS_AT_ONCE: Final = 1000
+# Sets that stay, and what each of them has: enough for a table, as a small one is scanned in one go.
+SETS: Final = tuple(f"set:{number}" for number in range(4))
+MEMBERS: Final = frozenset(b"member:%d" % number for number in range(1_500))
 # By which the client's connections are known.
 CLIENT_NAME: Final = "chaos"
 
@@ -97,6 +100,10 @@ class Arena(ABC):
         """How many there have been, by the servers' own account."""
 
     @abstractmethod
+    async def home(self, key: str) -> LocalRedis:
+        """The master that has the key, or is to have it."""
+
+    @abstractmethod
     async def present(self, keys: Iterable[bytes]) -> set[bytes]:
         """Those of the keys that the masters have."""
 
@@ -109,6 +116,11 @@ class Arena(ABC):
     async def mend(self) -> set[bytes]:
         """Write again what the servers themselves have lost, and return it."""
         lost: set[bytes] = set()
+        for name in SETS:
+            home = await self.home(name)
+            if await home.execute("SCARD", name) != len(MEMBERS):
+                await home.execute("SADD", name, *MEMBERS)
+                lost |= MEMBERS
         for batch in self.batches:
             lost |= batch - await self.present(batch)
         if lost:
@@ -185,6 +197,9 @@ class SentinelArena(Arena):
         await trio.lowlevel.checkpoint()
         return max(node.log.count(" +switch-master ") for node in self.service.sentinel_nodes)
 
+    async def home(self, key: str) -> LocalRedis:
+        return await self.service.master()
+
     async def present(self, keys: Iterable[bytes]) -> set[bytes]:
         return await _there(await self.service.master(), sorted(keys))
 
@@ -243,6 +258,9 @@ class ClusterArena(Arena):
         # What a node says that takes over its master's slots, of its own accord or when it is told to.
         return sum(node.log.count("Failover election won") for node in self.cluster.nodes)
 
+    async def home(self, key: str) -> LocalRedis:
+        return await self.cluster.owner(slot_of(key.encode()))
+
     async def present(self, keys: Iterable[bytes]) -> set[bytes]:
         found: set[bytes] = set()
         owned = [(master, (await master.view()).slots) for master in await self.cluster.masters()]
@@ -268,11 +286,13 @@ async def open_arena(
             arena = SentinelArena(binary, await proxied((*service.nodes, *service.sentinel_nodes)), service)
             if hurried:
                 await arena.hurry()
+            await arena.mend()
             await arena.grow(keys)
             yield arena
     else:
         async with LocalCluster(binary=binary, partitions=True, patience=PATIENCE) as cluster:
             clustered = ClusterArena(binary, await proxied(cluster.nodes), cluster)
+            await clustered.mend()
             await clustered.grow(keys)
             yield clustered
 

@@ -73,7 +73,7 @@ async def pause_master(arena: Arena, dice: random.Random) -> None:
         await _until_replaced(arena, old)
         await trio.sleep(dice.choice([0.0, 0.5]))
     finally:
-        await old.resume()
+        await old.resume()  # noqa: ASYNC102 (cancelled, all servers are being ended)
 
 
 async def blink(arena: Arena, dice: random.Random) -> None:
@@ -83,7 +83,7 @@ async def blink(arena: Arena, dice: random.Random) -> None:
     try:
         await trio.sleep(dice.uniform(0.1, 0.5) * DOWN_AFTER)
     finally:
-        await node.resume()
+        await node.resume()  # noqa: ASYNC102 (cancelled, all servers are being ended)
 
 
 async def restart_master(arena: Arena, dice: random.Random) -> None:
@@ -137,7 +137,7 @@ async def sentinels_down(arena: SentinelArena, dice: random.Random) -> None:
         await trio.sleep(dice.uniform(0.2, 4.0))
     finally:
         for node in some:
-            await (node.start() if dead else node.resume())
+            await (node.start() if dead else node.resume())  # noqa: ASYNC102 (cancelled, all servers are being ended)
 
 
 async def _two_masters(arena: ClusterArena, dice: random.Random) -> tuple[LocalClusterNode, LocalClusterNode]:
@@ -184,7 +184,7 @@ async def isolate(arena: ClusterArena, dice: random.Random) -> None:
         await arena.cluster.wait_for_new_master(old)
         await trio.sleep(dice.choice([0.0, 1.0]))
     finally:
-        await arena.cluster.rejoin(old)
+        await arena.cluster.rejoin(old)  # noqa: ASYNC102 (cancelled, all servers are being ended)
 
 
 # ---- the network's ----------------------------------------------------------------------------------------------
@@ -204,8 +204,8 @@ async def _kill_clients(node: LocalRedis) -> None:
     """Not those of this program, which has questions of its own."""
     listed = await node.execute("CLIENT", "LIST")
     assert isinstance(listed, bytes)
-    clients = [dict(word.partition("=")[::2] for word in line.split()) for line in listed.decode().splitlines()]
-    for client in clients:
+    for line in listed.decode().splitlines():
+        client = {name: value for name, _, value in (word.partition("=") for word in line.split())}
         if client.get("name") == CLIENT_NAME:
             with suppress(CommandFailed):  # It may be gone.
                 await node.execute("CLIENT", "KILL", "ID", client["id"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -21,10 +23,17 @@ from trio_sentinel_scan import Address, Certificate, ScanPage, ScanSummary, Serv
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan.testing import LocalSentinel, ServerBinary
 
-pytestmark = [pytest.mark.trio, pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 SERVER = ServerIdentity("a" * 40, Address("127.0.0.1", 1))
 RESTART = "restart a master on the same port"
+
+
+async def run(deployment: str, binary: ServerBinary, **options: Any) -> Account:
+    """With more time than other tests have (`faulthandler_timeout`): on a slow machine the last round takes its own."""
+    faulthandler.cancel_dump_traceback_later()
+    with trio.fail_after(600):
+        return await running.run(deployment, binary, **options)
 
 
 def check(account: Account) -> None:
@@ -38,26 +47,29 @@ def check(account: Account) -> None:
 
 
 @pytest.mark.parametrize("deployment", ["sentinel", "cluster"])
+@pytest.mark.trio
 async def test_a_minute(server_binary: ServerBinary, deployment: str) -> None:
     """Half of one each, and another schedule each time: what fails has its seed in its message."""
     seed = f"{random.SystemRandom().getrandbits(32):08x}"
-    check(await running.run(deployment, server_binary, seconds=25, seed=seed, keys=3_000, hurried=True))
+    check(await run(deployment, server_binary, seconds=25, seed=seed, keys=3_000, hurried=True))
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("deployment", ["sentinel", "cluster"])
+@pytest.mark.trio
 async def test_five_minutes(each_server_binary: ServerBinary, deployment: str) -> None:
     """On each server, and with Sentinels that take their time."""
     seed = f"{random.SystemRandom().getrandbits(32):08x}"
-    check(await running.run(deployment, each_server_binary, seconds=150, seed=seed))
+    check(await run(deployment, each_server_binary, seconds=150, seed=seed))
 
 
+@pytest.mark.trio
 async def test_without_the_identity_rule(server_binary: ServerBinary, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guard of the scan's is off, and chaos finds it."""
     monkeypatch.setattr(ScanPlan, "_is_same_process", lambda plan, server: True)
     found: set[str] = set()
     for seed in range(5):
-        account = await running.run(
+        account = await run(
             "sentinel", server_binary, seconds=8, seed=str(seed), keys=3_000, hurried=True, only=[RESTART]
         )
         found |= {finding.what for finding in account.findings}
@@ -67,6 +79,7 @@ async def test_without_the_identity_rule(server_binary: ServerBinary, monkeypatc
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.trio
 async def test_interrupted(server_binary: ServerBinary, tmp_path: Path, signum: signal.Signals) -> None:
     """It tells what there was until then, and nothing is left of it."""
     report = tmp_path / "report.json"
@@ -108,7 +121,7 @@ def summary(*, complete: bool = True) -> ScanSummary:
 
 
 @pytest.mark.parametrize("lost_by_servers", [False, True])
-async def test_a_key_that_is_lost_is_found(*, lost_by_servers: bool) -> None:
+def test_a_key_that_is_lost_is_found(*, lost_by_servers: bool) -> None:
     """Unless no server has it any more."""
     account, haul = Account("", "", ""), Haul()
     scans = scanners(account, {b"a", b"b"})
@@ -118,7 +131,7 @@ async def test_a_key_that_is_lost_is_found(*, lost_by_servers: bool) -> None:
     assert [finding.what for finding in account.findings] == ["a scan (plain) lost keys"] * (not lost_by_servers)
 
 
-async def test_what_is_wrong_with_pages_is_found() -> None:
+def test_what_is_wrong_with_pages_is_found() -> None:
     haul = Haul()
     for epoch, position in ((1, 0.5), (1, 0.5), (0, 0.6)):
         haul.take(ScanPage([b"a"], epoch, SERVER, position), in_order=True)
@@ -160,6 +173,7 @@ class Books:
         (5, "z", True, {"a register holds what it cannot"}),
     ],
 )
+@pytest.mark.trio
 async def test_what_commands_did_not_do_is_found(counted: int, register: str, may_lose: bool, found: set[str]) -> None:
     """Five increments were acknowledged and one is unknown; "a" was written, then "b", and "c" perhaps."""
     account = Account("", "", "")
