@@ -46,6 +46,7 @@ class Flatness:
     def check(self, *, most_bytes: int = 300_000) -> None:
         """Nothing has grown."""
         assert len(self.counts) > 2
-        assert self.grown() == {}
+        grown = self.grown()
+        assert not grown, f"there are more and more of these: {grown}"
         # (Less than a few hundred bytes for each time that something happened between the two.)
         assert self.memory[-1] - self.memory[0] < most_bytes, self.memory

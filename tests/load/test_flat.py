@@ -21,9 +21,11 @@ LOOKS = 5
 MANY = pytest.param(1_000, marks=[pytest.mark.full, pytest.mark.slow])
 
 
-@pytest.fixture(autouse=True)
-def traced() -> Iterator[None]:
-    tracemalloc.start()
+@pytest.fixture
+def traced(rounds: int) -> Iterator[None]:
+    """Memory too, where there is time for it."""
+    if rounds > 100:
+        tracemalloc.start()
     yield
     tracemalloc.stop()
 
@@ -37,6 +39,7 @@ def forget(service: Any) -> None:
 
 
 @pytest.mark.parametrize("rounds", [60, MANY])
+@pytest.mark.usefixtures("traced")
 async def test_failovers(network: Network, rounds: int) -> None:
     """With a command, a scan that is under way, a subscriber, and a pipeline in each of them."""
     service = Service(network, keys=30)
@@ -69,7 +72,10 @@ async def test_failovers(network: Network, rounds: int) -> None:
                 await settled()
                 flat.look()
         await settled()
-        assert len(service.master.open_wires) == 2
+        # The commands', the subscriber's; and nobody has one to a server that was left.
+        assert [len(server.open_wires) for server in service.servers] == [
+            2 * (s is service.master) for s in service.servers
+        ]
     assert gaps == rounds
     flat.check()
 
@@ -78,18 +84,22 @@ async def one_failover(service: Service, client: SentinelClient, number: int) ->
     """Of the three kinds in turn: killed, still there, hanging."""
     kind = number % 3
     old = service.fail_over(kill=kind == 0, hang=kind == 2)
+    # (Of a master that goes on answering this is lost with it.)
+    await client.set("n", 0)
+    await settled()
     await client.set("n", number)
     assert await client.pipeline(transaction=False).get("n").execute() == [b"%d" % number]
-    await trio.sleep(3)
+    await trio.sleep(1)
     old.resume()
     if kind:
         service.demote(old)
     else:
         service.bring_back(old)
-    await trio.sleep(12)
+    await trio.sleep(3)
 
 
 @pytest.mark.parametrize("rounds", [24, MANY])
+@pytest.mark.usefixtures("traced")
 async def test_restarts_of_a_clusters_nodes(network: Network, rounds: int) -> None:
     cluster = FakeCluster(network)
     for number in range(20):
@@ -127,4 +137,4 @@ async def test_growth_is_noticed(network: Network, monkeypatch: pytest.MonkeyPat
             forget(service)
             if number > 5:
                 flat.look()
-    assert flat.grown() == {f"{Mailbox.__module__}.Mailbox": 10}
+    assert flat.grown()[f"{Mailbox.__module__}.Mailbox"] == 10
