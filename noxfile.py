@@ -177,6 +177,13 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Nonsense to everything that reads what others write: `nox -s fuzz -- --minutes 30`."""
+    session.install("-e.", *TESTS)
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: figures to read, nothing that passes or fails. Arguments go to `python -m benchmarks`."""
     session.install("-e.[demo]", *dependency_groups(PYPROJECT, "bench"))

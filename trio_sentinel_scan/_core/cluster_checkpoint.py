@@ -36,6 +36,8 @@ _ROLES: Final = ("", "master", "slave")
 _BY_MAJORITY, _KNOWS_WANTED, _HAS_SEEN = 1, 2, 4
 # The most bytes that a text may unfold to: one with a chain of cursors for every slot has less.
 _MOST: Final = 1 << 20
+# The most bytes of a number: cursors are the largest, with one more than 64 bits.
+_NUMBER: Final = 10
 
 
 class LaneMark(NamedTuple):
@@ -228,13 +230,14 @@ class _Reader:
         return found
 
     def number(self) -> int:
-        found, shift = 0, 0
-        while True:
+        found = 0
+        for shift in range(0, 7 * _NUMBER, 7):
             (byte,) = self.take(1)
             found |= (byte & 0x7F) << shift
-            shift += 7
             if byte < 0x80:
                 return found
+        # One of a million digits would take minutes.
+        raise IndexError(found)
 
     def set(self) -> SlotSet:
         ranges: list[tuple[int, int]] = []

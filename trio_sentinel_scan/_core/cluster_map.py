@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from .identity import Address
-from .replies import as_list, as_text, printable
+from .replies import as_list, as_port, as_text, printable
 from .slots import ALL_SLOTS, NO_SLOTS, SLOTS, SlotSet, describe_slots, set_of, slots_in
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _read_shard(entry: Mapping[str, Any], asked: Address, *, tls: bool) -> tuple
             continue
         host = _host(node.get("endpoint"), node.get("ip"), asked)
         is_master = as_text(node["role"]) == "master"
-        nodes.append((is_master, ClusterNode(as_text(node["id"]), Address(host, int(port)))))
+        nodes.append((is_master, ClusterNode(as_text(node["id"]), Address(host, as_port(port)))))
     return set_of(zip(bounds[::2], bounds[1::2], strict=True)), nodes
 
 
@@ -177,7 +177,7 @@ def _read_slot_range(entry: list[Any], asked: Address) -> tuple[SlotSet, list[tu
     for number, node in enumerate(map(_listed, nodes)):
         more = _fields(node[3]) if len(node) > 3 else {}
         name = as_text(node[2]) if len(node) > 2 else ""
-        found.append((number == 0, ClusterNode(name, Address(_host(node[0], more.get("ip"), asked), int(node[1])))))
+        found.append((number == 0, ClusterNode(name, Address(_host(node[0], more.get("ip"), asked), as_port(node[1])))))
     return set_of([(_slot(first), _slot(last))]), found
 
 

@@ -140,7 +140,7 @@ def keys_of(command: Command, learned: Mapping[str, KeyPlaces]) -> frozenset[byt
 
 def _given_slot(command: Command) -> Route:
     text = as_text(command.args[2]) if len(command.args) > 2 else ""
-    slot = int(text) if text.isascii() and text.isdecimal() else SLOTS
+    slot = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else SLOTS
     # (What is wrong with it, a server will say.)
     return slot if slot < SLOTS else Scope.ONE_MASTER
 

@@ -108,7 +108,11 @@ def _address(text: str, asked: Address) -> Address:
     where, _, names = text.partition(",")
     host, _, port = where.partition("@")[0].rpartition(":")
     hostname = names.partition(",")[0]
-    return Address(host.strip("[]") or hostname or asked.host, int(port))
+    host = host.strip("[]") or hostname or asked.host
+    # (One that cannot be reached at present has the port 0, which would make a Unix socket of a path.)
+    if not 0 <= int(port) < 65536 or host.startswith("/"):
+        raise ValueError("an address that cannot be")
+    return Address(host, int(port))
 
 
 def _bounds(text: str) -> tuple[int, int]:

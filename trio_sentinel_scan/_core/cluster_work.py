@@ -22,6 +22,8 @@ from .commands import HAS_A_BODY, Command
 from .errors import CommandOutcomeUnknown, ProtocolError, RedirectionLoop, SentinelScanError, ServerConnectionError
 from .identity import Address
 from .in_flight import Written
+from .replies import as_port
+from .slots import SLOTS
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
@@ -75,7 +77,12 @@ def read_redirection(error: RedisError, answered_by: Address) -> Redirection | N
     details: Any = error
     host = str(details.host)
     host = answered_by.host if host in {"", "?"} else host.strip("[]")
-    return Redirection(int(details.slot_id), Address(host, int(details.port)), not isinstance(error, MovedError), error)
+    slot = int(details.slot_id)
+    try:
+        address = Address(host, as_port(details.port))
+    except ValueError:
+        return None
+    return Redirection(slot, address, not isinstance(error, MovedError), error) if 0 <= slot < SLOTS else None
 
 
 class Next(enum.Enum):

@@ -194,7 +194,8 @@ def keys_at(places: KeyPlaces, words: Words) -> list[Argument]:
     if isinstance(places, Numbered):
         also = [words[at] for at in places.also if at < len(words)]
         number = as_text(words[places.number_at]) if places.number_at < len(words) else ""
-        count = int(number) if number.isascii() and number.isdecimal() else 0
+        # (No more than there are words, however many digits that has.)
+        count = int(number[-9:]) if number.isascii() and number.isdecimal() else 0
         start = places.number_at + 1
         return [*also, *words[start : start + count * places.step : places.step]]
     return [] if isinstance(places, Unlisted) else places(words)

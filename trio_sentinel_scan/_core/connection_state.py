@@ -62,7 +62,7 @@ class ConnectionState:
             case "UNWATCH" if not self.in_multi:
                 self._watches = False
             case "HELLO":
-                self.protocol = int(as_fields(reply).get("proto", self.protocol))
+                self.protocol = {"2": 2, "3": 3}.get(as_fields(reply).get("proto", ""), self.protocol)
             case "RESET":
                 self.protocol = 2
             case _:

@@ -92,7 +92,8 @@ def version_of(text: str) -> tuple[int, int] | None:
     """The first two numbers of a version; None if it does not begin with two."""
     major, _, rest = text.partition(".")
     minor = rest.partition(".")[0]
-    return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+    # (What has thousands of digits is no version, and int() refuses it with an error of its own.)
+    return (int(major), int(minor)) if all(part.isdecimal() and len(part) < 10 for part in (major, minor)) else None
 
 
 def parse_cursor(value: object, argument: str = "cursor") -> int:

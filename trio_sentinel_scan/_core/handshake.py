@@ -14,7 +14,7 @@ from redis import exceptions as redis_errors
 from .cursor import CursorFormat, cursor_format_of
 from .errors import AuthenticationFailed, ConfigError, ProtocolError, RoleMismatch, ServerConnectionError
 from .identity import Address, Role, ServerIdentity
-from .replies import as_fields, as_list, as_text, printable
+from .replies import as_fields, as_list, as_port, as_text, printable
 from .verdicts import Verdict, error_code, verdict_of
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def read_role(reply: Reply, *, hello_role: str = "") -> Role:
     if kind == "master":
         replicas = as_list(said[2]) if len(said) > 2 else None
         try:
-            return Role(kind, frozenset(Address(as_text(entry[0]), int(entry[1])) for entry in replicas or []))
+            return Role(kind, frozenset(Address(as_text(entry[0]), as_port(entry[1])) for entry in replicas or []))
         except (IndexError, KeyError, TypeError, ValueError):
             raise ProtocolError("a reply to ROLE lists what is no replica") from None
     if kind == "slave":

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from typing import Any, TypeGuard
 
-__all__ = ["as_fields", "as_list", "as_text", "is_list", "printable"]
+__all__ = ["as_fields", "as_list", "as_port", "as_text", "is_list", "printable"]
 
 
 def as_text(value: object) -> str:
     """A string of a reply as `str`, whether or not the connection decodes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def as_port(value: object) -> int:
+    """A port of TCP that a server names. Raises ValueError.
+
+    Not 0: that stands for a Unix socket in an `Address`, and no server has to send us to one of this machine's.
+    """
+    # (By way of text: of a RESP3 double there may be no int at all.)
+    port = int(as_text(value))
+    if not 0 < port < 65536:
+        raise ValueError("a port that cannot be")
+    return port
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from .identity import Address
-from .replies import as_fields, as_list, as_text, printable
+from .replies import as_fields, as_list, as_port, as_text, printable
 from .topology_state import ReplicaState
 
 __all__ = ["CHANNELS", "Answer", "Hint", "MasterView", "Peer", "read_answer", "read_event"]
@@ -66,8 +66,8 @@ def read_answer(
     for entry in as_list(sentinels) or []:
         fields = as_fields(entry)
         if fields.get("runid") and fields.get("ip"):
-            peers.append(Peer(Address(fields["ip"], int(fields["port"])), fields["runid"]))
-    master = Address(as_text(pair[0]), int(pair[1]))
+            peers.append(Peer(Address(fields["ip"], as_port(fields["port"])), fields["runid"]))
+    master = Address(as_text(pair[0]), as_port(pair[1]))
     # The fields are the old master's for as long as its address is shown.
     is_shown = (shown.get("ip"), shown.get("port")) == (master.host, str(master.port))
     return Answer(
@@ -88,7 +88,7 @@ def _read_replicas(reply: object) -> tuple[ReplicaState, ...] | None:
 
 def _read_replica(fields: Mapping[str, str]) -> ReplicaState | None:
     port = _number(fields.get("port"))
-    if not fields.get("ip") or port is None:
+    if not fields.get("ip") or port is None or not 0 < port < 65536:
         return None
     return ReplicaState(
         address=Address(fields["ip"], port),
