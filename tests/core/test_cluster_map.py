@@ -137,10 +137,11 @@ def test_where_a_node_is(fields: dict[str, Any], tls: bool, address: Address) ->
     [
         [told(1, health=b"fail")],
         [told(1, port="left out")],
+        [told(1, port=0)],
         [told(3, role=b"replica")],
         [],
     ],
-    ids=["down", "without a port", "a replica only", "nobody"],
+    ids=["down", "without a port", "with none that can be", "a replica only", "nobody"],
 )
 def test_slots_whose_master_is_gone_have_no_owner(nodes: list[Any]) -> None:
     assert read_shards([entry([0, 9], *nodes)], ASKED, tls=False) == ()
@@ -159,7 +160,7 @@ def test_cluster_slots_is_read() -> None:
 
     reply = [
         [0, 99, by(1, []), by(3, [])],
-        [200, 299, by(1, []), by(3, [])],
+        [200, 299, by(1, []), by(3, []), [b"", 0, b"5" * 40, []]],
         [100, 199, [b"", 7000]],
         [300, 300, [None, 7000, b"2" * 40, [b"ip", b"10.0.0.2"]]],
         [301, 301, [b"?", 7001, b"4" * 40, [b"ip", b"10.0.0.4"]]],

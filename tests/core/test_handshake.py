@@ -269,6 +269,8 @@ def test_info_that_is_none_has_no_run_id(reply: object) -> None:
             ["master", 0, [["h", "1", "0"], ["::1", 2, 0]]],
             Role("master", frozenset({Address("h", 1), Address("::1", 2)})),
         ),
+        # (Whoever takes a copy, and does not listen anywhere.)
+        (["master", 0, [["h", "1", "0"], ["h", "0", "0"]]], Role("master", frozenset({Address("h", 1)}))),
         ([b"master", 0, []], Role("master")),
         ([b"master"], Role("master")),
         ([b"slave", b"10.0.0.1", 6379, b"connected", 3167038], Role("slave", link="connected")),
@@ -279,7 +281,7 @@ def test_info_that_is_none_has_no_run_id(reply: object) -> None:
         (None, Role("hello's word")),
         (ERROR("NOPERM no"), Role("hello's word")),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_role_is_read_from_bytes_and_text(reply: object, role: Role) -> None:
     """Where ROLE says nothing, HELLO's word stands in for it."""

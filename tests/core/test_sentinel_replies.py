@@ -87,3 +87,12 @@ def test_the_masters_process_is_that_of_the_address_that_is_named() -> None:
     assert read([], runid="").run_id is None
     assert read([], ip="10.0.0.9").run_id is None
     assert read([], port="7777").run_id is None
+
+
+def test_another_sentinel_without_an_address_is_left_out() -> None:
+    """Two that announce one address: the one that is taken for wrong is listed with port 0."""
+    master = flat({"ip": "10.0.0.1", "port": "6379", "config-epoch": "3"})
+    peers = [flat({"ip": "10.0.1.2", "port": port, "runid": f"id {port}"}) for port in ("0", "26379")]
+    answer = read_answer(master, ADDRESS, master, peers, [])
+    assert answer is not None
+    assert [peer.address for peer in answer.peers] == [Address("10.0.1.2", 26379)]

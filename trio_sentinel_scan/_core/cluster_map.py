@@ -155,7 +155,8 @@ def _read_shard(entry: Mapping[str, Any], asked: Address, *, tls: bool) -> tuple
     nodes: list[tuple[bool, ClusterNode]] = []
     for node in map(_fields, _listed(entry["nodes"])):
         port = node["tls-port"] if tls and "tls-port" in node else node.get("port")
-        if as_text(node.get("health", "online")) == "fail" or port is None:
+        # (Port 0: a node of which the one that was asked has no address.)
+        if as_text(node.get("health", "online")) == "fail" or port is None or as_text(port) == "0":
             continue
         host = _host(node.get("endpoint"), node.get("ip"), asked)
         is_master = as_text(node["role"]) == "master"
@@ -175,6 +176,8 @@ def _read_slot_range(entry: list[Any], asked: Address) -> tuple[SlotSet, list[tu
     first, last, *nodes = entry
     found: list[tuple[bool, ClusterNode]] = []
     for number, node in enumerate(map(_listed, nodes)):
+        if as_text(node[1]) == "0":
+            continue
         more = _fields(node[3]) if len(node) > 3 else {}
         name = as_text(node[2]) if len(node) > 2 else ""
         found.append((number == 0, ClusterNode(name, Address(_host(node[0], more.get("ip"), asked), as_port(node[1])))))

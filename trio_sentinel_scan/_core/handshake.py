@@ -167,7 +167,9 @@ def read_role(reply: Reply, *, hello_role: str = "") -> Role:
     if kind == "master":
         replicas = as_list(said[2]) if len(said) > 2 else None
         try:
-            return Role(kind, frozenset(Address(as_text(entry[0]), as_port(entry[1])) for entry in replicas or []))
+            listed = [(as_text(entry[0]), as_text(entry[1])) for entry in replicas or []]
+            # Port 0: whoever takes a copy and does not say where it listens (`redis-cli --replica`). It is no replica.
+            return Role(kind, frozenset(Address(host, as_port(port)) for host, port in listed if port != "0"))
         except (IndexError, KeyError, TypeError, ValueError):
             raise ProtocolError("a reply to ROLE lists what is no replica") from None
     if kind == "slave":

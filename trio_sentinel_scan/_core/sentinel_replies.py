@@ -65,7 +65,8 @@ def read_answer(
     peers: list[Peer] = []
     for entry in as_list(sentinels) or []:
         fields = as_fields(entry)
-        if fields.get("runid") and fields.get("ip"):
+        # (Port 0: one whose address has turned out to be another's.)
+        if fields.get("runid") and fields.get("ip") and fields.get("port") != "0":
             peers.append(Peer(Address(fields["ip"], as_port(fields["port"])), fields["runid"]))
     master = Address(as_text(pair[0]), as_port(pair[1]))
     # The fields are the old master's for as long as its address is shown.
