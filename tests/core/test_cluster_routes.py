@@ -48,6 +48,7 @@ from trio_sentinel_scan._core.slots import slot_of
         ("CLIENT LIST", Scope.ONE_MASTER),
         ("CLUSTER COUNTKEYSINSLOT 7", 7),
         ("CLUSTER COUNTKEYSINSLOT 99999", Scope.ONE_MASTER),
+        ("CLUSTER COUNTKEYSINSLOT " + "9" * 5_000, Scope.ONE_MASTER),
         ("CLUSTER COUNTKEYSINSLOT", Scope.ONE_MASTER),
         ("CLUSTER SETSLOT 7 STABLE", 7),
         ("XINFO STREAM k", slot_of(b"k")),

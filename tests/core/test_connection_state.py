@@ -82,6 +82,7 @@ def test_what_was_sent_counts_before_it_is_answered() -> None:
         ("HELLO 3", {b"server": b"redis", b"proto": 3}, 3),
         ("HELLO 4", parse_error_reply("NOPROTO unsupported protocol version"), 3),
         ("HELLO", {b"server": b"redis"}, 3),
+        ("HELLO 2", {b"proto": b"x"}, 3),
         ("RESET", b"RESET", 2),
         ("SELECT 1", OK, 3),
     ],

@@ -61,7 +61,7 @@ def _number(text: bytes) -> int:
     return int(text)
 
 
-def _value(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _value(data: bytes, at: int, depth: int) -> tuple[Any, int]:  # noqa: PLR0912 (one branch for each type)
     if at >= len(data):
         raise More
     if depth > wire.MAX_DEPTH:
@@ -206,8 +206,7 @@ def decode(fed: Fed) -> tuple[list[Any], bool]:
                 opening = False
             while (reply := decoder.next_reply()) is not NOT_YET:
                 found.append(list(reply) if isinstance(reply, Push) else reply)
-        except ProtocolError as error:
-            assert len(str(error)) < 300
+        except ProtocolError:
             return found, True
     return found, False
 

@@ -325,7 +325,7 @@ def _body(text: str) -> bytes:
     return base64.urlsafe_b64decode(text.partition(".")[2] + "==")[:-4]
 
 
-def _sealed(family: str, body: bytes) -> str:
+def sealed(family: str, body: bytes) -> str:
     encoded = base64.urlsafe_b64encode(body + crc32(body).to_bytes(4, "big")).decode().rstrip("=")
     return f"{family}.{encoded}"
 
@@ -333,7 +333,7 @@ def _sealed(family: str, body: bytes) -> str:
 @reads(mutated_bytes(_body(PLAIN)), CheckpointInvalid)
 def checkpoint_with_a_good_check_sum(body: bytes) -> None:
     """Made by somebody who knows how."""
-    _read_any(_sealed("tss1", body))
+    _read_any(sealed("tss1", body))
 
 
 def _unfolded() -> bytes:
@@ -343,4 +343,4 @@ def _unfolded() -> bytes:
 
 @reads(one_of(mutated_bytes(_unfolded()), lambda rng: b"\xff" * rng.choice([30, 300_000])), CheckpointInvalid, costs=2)
 def cluster_checkpoint_with_a_good_check_sum(body: bytes) -> None:
-    _read_any(_sealed("tssc1", compress(body)))
+    _read_any(sealed("tssc1", compress(body)))

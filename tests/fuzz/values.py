@@ -32,9 +32,9 @@ Draw: TypeAlias = Callable[[Random], Any]
 WORDS: Final = [
     *b"""master slave sentinel replica name ip port runid flags config-epoch role slots nodes id endpoint health fail
     online connected 0 1 -1 6379 65536 16383 16384 99999999999999999999 18446744073709551615 9223372036854775808 inf nan
-    1e400 message pmessage subscribe unsubscribe psubscribe ssubscribe sunsubscribe smessage pong PONG OK QUEUED mymaster
-    proto mode cluster run_id:x redis_version:7.0 127.0.0.1 ::1 [::1] ? : @ , - -> [1->-a] [1-<-a] tls-port hostname
-    hash-seed +switch-master +sdown +reboot readonly movablekeys""".split(),
+    1e400 message pmessage subscribe unsubscribe psubscribe ssubscribe sunsubscribe smessage pong PONG OK QUEUED
+    mymaster proto mode cluster run_id:x redis_version:7.0 127.0.0.1 ::1 [::1] ? : @ , - -> [1->-a] [1-<-a] tls-port
+    hostname hash-seed +switch-master +sdown +reboot readonly movablekeys""".split(),
     *(b"", b" ", b"\n", b"\r\n", b"\0", b"\xff\xfe", b"9" * 5_000, b"x" * 300, "\u0661".encode(), b"a" * 40),
 ]
 CODES: Final = [

@@ -121,7 +121,7 @@ DEEDS: Final = (
     Deed(_subscribe, ("SUBSCRIBE", "PSUBSCRIBE", "UNSUBSCRIBE", "PING")),
 )
 CONNECTING: Final = ("HELLO", "ROLE", "INFO", "CLIENT")
-OF_SENTINELS: Final = tuple(name for name in HONEST if name.startswith("SENTINEL ")) + ("SUBSCRIBE", "AUTH")
+OF_SENTINELS: Final = (*(name for name in HONEST if name.startswith("SENTINEL ")), "SUBSCRIBE", "AUTH")
 OF_CLUSTERS: Final = ("CLUSTER SHARDS", "CLUSTER NODES", "CLUSTER INFO", "CLUSTER MYID")
 
 
