@@ -15,7 +15,13 @@ def _service() -> World:
     return ServiceWorld()
 
 
-_WORLDS: dict[str, Callable[[], World]] = {"service": _service}
+def _cluster() -> World:
+    from .cluster.world import ClusterWorld  # noqa: PLC0415 (what one world needs, another does not wait for)
+
+    return ClusterWorld()
+
+
+_WORLDS: dict[str, Callable[[], World]] = {"service": _service, "cluster": _cluster}
 
 NAMES: tuple[str, ...] = tuple(_WORLDS)
 
