@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import trio
 
 from tests.trio.fakes.data_server import Value
-from tests.trio.fakes.network import Host
 
+from .hosts import NodeHost
 from .nodes import Header, Node, Peer
 
 __all__ = ["Bus", "Timing"]
@@ -59,7 +59,7 @@ class Bus:
         self.timing = timing
         self._changed = changed
         # By name. Nodes that have left are not in it.
-        self.hosts: dict[str, Host[Node]] = {}
+        self.hosts: dict[str, NodeHost] = {}
         # Nodes that nobody hears, and that hear nobody; and nodes that only hear nobody.
         self.isolated: set[str] = set()
         self.deaf: set[str] = set()
@@ -78,7 +78,7 @@ class Bus:
         """All that belong to the cluster, up or not."""
         return [host.program for host in self.hosts.values()]
 
-    def add(self, host: Host[Node]) -> None:
+    def add(self, host: NodeHost) -> None:
         """A node that is known to nobody yet."""
         self.hosts[host.program.node_id] = host
 

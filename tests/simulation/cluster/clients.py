@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +65,8 @@ class ScanUnderTest:
         self._account = account
         self._rng = rng
         self.is_under_way = False
+        # Nothing more comes of it.
+        self.is_over = False
         # What was handed out, and was not forgotten with the process that had it in hand.
         self.delivered: set[bytes] = set()
         self.pages = 0
@@ -238,14 +240,14 @@ class Commands:
         self.done: Counter[bytes] = Counter()
         self.unknown: Counter[bytes] = Counter()
 
-    async def run(self, client: ClusterClient, number: int) -> None:
-        """Until cancelled."""
+    async def run(self, client: ClusterClient, number: int, is_over: Callable[[], bool]) -> None:
+        """Until then, or until cancelled."""
         async with trio.open_nursery() as nursery:
             for _ in range(number):
-                nursery.start_soon(self._count, client)
+                nursery.start_soon(self._count, client, is_over)
 
-    async def _count(self, client: ClusterClient) -> None:
-        while True:
+    async def _count(self, client: ClusterClient, is_over: Callable[[], bool]) -> None:
+        while not is_over():
             await trio.sleep(self._rng.uniform(0.01, 0.3))
             key = self._rng.choice(self._keys)
             # Until there is an answer, and for good if this is cancelled, it may have been done.
@@ -295,12 +297,12 @@ class Subscription:
         self._gaps: set[bytes] = set()
         self._is_lost: set[bytes] = set()
 
-    async def run(self, client: ClusterClient, started: trio.Event) -> None:
-        """Until cancelled."""
+    async def run(self, client: ClusterClient, started: trio.Event, is_over: Callable[[], bool]) -> None:
+        """Until cancelled; nothing is published any more when all else is over."""
         async with client.pubsub() as subscriber, trio.open_nursery() as nursery:
             await subscriber.ssubscribe(*self.channels)
             started.set()
-            nursery.start_soon(self._publish)
+            nursery.start_soon(self._publish, is_over)
             while True:
                 try:
                     item = await subscriber.receive()
@@ -324,25 +326,33 @@ class Subscription:
         self._gaps.discard(channel)
         self._heard[channel] = number
 
-    async def _publish(self) -> None:
-        while True:
+    async def _publish(self, is_over: Callable[[], bool]) -> None:
+        while not is_over():
             await trio.sleep(self._rng.uniform(0.02, 0.2))
-            channel = self._rng.choice(self.channels)
-            owner = self._cluster.owner(slot_of(channel))
-            if owner is None or not self._cluster.can_write(owner) or not owner.is_ok:
-                continue
-            self._published[channel] += 1
-            data = b"%d" % self._published[channel]
-            for node in (owner, *self._cluster.bus.replicas(owner.node_id)):
-                if self._cluster.bus.is_alive(node.node_id):
-                    node.spublish(channel, data)
+            self._say(self._rng.choice(self.channels))
 
-    def judge(self) -> None:
-        """All has been quiet for a while: what is wanted is held, once, where it belongs."""
+    def _say(self, channel: bytes) -> None:
+        """SPUBLISH, at who has the slot: it passes it on to all of its shard."""
+        owner = self._cluster.owner(slot_of(channel))
+        if owner is None or not self._cluster.can_write(owner) or not owner.is_ok:
+            return
+        self._published[channel] += 1
+        data = b"%d" % self._published[channel]
+        for node in (owner, *self._cluster.bus.replicas(owner.node_id)):
+            if self._cluster.bus.is_alive(node.node_id):
+                node.spublish(channel, data)
+
+    async def judge(self) -> None:
+        """All has been quiet for a while: what is wanted is held, once, where it belongs, and messages come."""
+        for channel in self.channels:
+            self._say(channel)
+        await trio.sleep(1)
         for channel in self.channels:
             owner = self._cluster.owner(slot_of(channel))
             if owner is None or channel in self._is_lost or not self._cluster.can_write(owner) or not owner.is_ok:
                 continue
+            if self._heard.get(channel, 0) != self._published[channel]:
+                self._account.breaks("not heard", "a message did not come, after all was quiet")
             holders = [node for node in self._cluster.bus.nodes for name in node.holds() if name == channel]
             if len(holders) != 1 or holders[0].node_id not in {
                 owner.node_id,

@@ -17,10 +17,11 @@ from typing import Final
 import trio
 
 from tests.trio.fakes.data_server import Value
-from tests.trio.fakes.network import Host, Network
+from tests.trio.fakes.network import Network
 from trio_sentinel_scan._core.slots import ALL_SLOTS, SLOTS, set_of, slot_of
 
 from .bus import Bus, Timing
+from .hosts import NodeHost, add_host
 from .nodes import Flavour, Node, Peer
 
 __all__ = ["FLAVOURS", "SimulatedCluster", "Truth"]
@@ -133,12 +134,12 @@ class SimulatedCluster:
         self.hot: list[int] = []
         self._fill(hot, keys, tagged=tagged)
 
-    def _make(self) -> Host[Node]:
+    def _make(self) -> NodeHost:
         self._ports += 1
         name = f"{self.rng.getrandbits(160):040x}"
         node = Node(("10.0.0.1", 7000 + self._ports), name, Random(self.rng.getrandbits(64)), self.flavour)
-        host = self.network.add(node)
-        host.delay = self.latency
+        host = add_host(self.network, node)
+        host.latency = self.latency
         node.on_event = lambda word: self.on_event(node, word)
         node.on_lost = lambda slots: self._forget_keys(node, slots)
         node.on_write = lambda db, key, value: self.bus.wrote(node, key, value)
@@ -175,7 +176,7 @@ class SimulatedCluster:
         """Who calls itself a master."""
         return [node for node in self.bus.nodes if node.is_master]
 
-    def host(self, node: Node) -> Host[Node]:
+    def host(self, node: Node) -> NodeHost:
         """Where it runs."""
         return self.bus.hosts[node.node_id]
 
@@ -250,6 +251,7 @@ class SimulatedCluster:
         if source.slots >> slot & 1:
             source.migrating[slot] = target.node_id
             source.changed()
+        self.truth.look(1 << slot)
 
     def move_key(self, key: bytes, source: Node, target: Node) -> bool:
         """MIGRATE of one key."""

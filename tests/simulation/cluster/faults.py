@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from tests.trio.fakes.data_server import Value as Stored
-from tests.trio.fakes.network import HANG_UP, SILENCE, Cut, Host, Reply
+from tests.trio.fakes.network import HANG_UP, SILENCE, Cut, Reply
 from tests.trio.fakes.resp import Error
 from trio_sentinel_scan._core.slots import slot_of
 
+from .hosts import NodeHost
 from .nodes import Node
 from .deployment import key_in
 from ..schedule import Fault, Value
@@ -51,7 +52,7 @@ ARGUMENTS: Final[Mapping[str, Mapping[str, tuple[Value, ...]]]] = {
     "readdress": {"node": (0, 1, 2), "back": (0.1, 1.0)},
     "swap": {"node": (0, 1, 2), "to": (1, 2), "seconds": (0.5, 3.0)},
     "slow": {"node": (0, 1, 2), "delay": (0.05, 0.3), "seconds": (2.0, 5.0)},
-    "slices": {"node": (0, 1, 2), "size": (1, 3, 50)},
+    "slices": {"node": (0, 1, 2), "size": (5, 40, 200)},
     "cut": {"node": (0, 1, 2), "size": (1, 20, 90)},
     "silence": {"node": (0, 1, 2), "command": ("SCAN", "CLUSTER")},
     "hangup": {"node": (0, 1, 2), "command": ("SCAN", "CLUSTER", "ROLE")},
@@ -145,11 +146,11 @@ class Faults:
 
     # ---- whom ------------------------------------------------------------------------------------------------------
 
-    def _any(self, number: int) -> Host[Node]:
+    def _any(self, number: int) -> NodeHost:
         nodes = self._cluster.bus.nodes
         return self._cluster.host(nodes[number % len(nodes)])
 
-    def _master(self, number: int) -> Host[Node]:
+    def _master(self, number: int) -> NodeHost:
         masters = [node for node in self._cluster.masters if node.slots]
         return self._cluster.host(masters[number % len(masters)])
 
@@ -389,9 +390,8 @@ class Faults:
         for other in others:
             self._show(other)
 
-    def _show(self, host: Host[Node]) -> None:
-        host.vanished = False
-        host.delay = self._cluster.latency
+    def _show(self, host: NodeHost) -> None:
+        host.restore(self._cluster.latency)
 
     def _deaf(self, node: int, seconds: float) -> Script:
         name = self._any(node).program.node_id
@@ -440,16 +440,16 @@ class Faults:
 
     def _slow(self, node: int, delay: float, seconds: float) -> Script:
         host = self._master(node)
-        host.delay = delay
+        host.latency = delay
         yield seconds
-        host.delay = self._cluster.latency
+        host.latency = self._cluster.latency
 
     def _slices(self, node: int, size: int) -> Script:
         host = self._master(node)
         host.slice = size
         for wire in host.open_wires:
             wire.client_end.slice = size
-        yield 5
+        yield 1
         host.slice = None
         for wire in host.open_wires:
             wire.client_end.slice = None
@@ -506,10 +506,10 @@ class Faults:
                     self._cluster.bus.wrote(master, key, None)
 
 
-def _hide(host: Host[Node], seconds: float) -> None:
+def _hide(host: NodeHost, seconds: float) -> None:
     """The client does not reach it: what is sent comes when that is over, and nobody can connect."""
     host.vanished = True
-    host.delay = seconds
+    host.latency = seconds
 
 
 def _simplest(name: str) -> dict[str, Value]:

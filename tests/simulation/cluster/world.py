@@ -29,7 +29,7 @@ _PATIENCE: Final = 600.0
 # Commands in one simulated second that all nodes together may get; more is going round in circles.
 _MOST_COMMANDS: Final = 6_000
 # Seconds that it takes until everything has settled, when nothing befalls the nodes any more.
-_QUIET: Final = 45.0
+_QUIET: Final = 20.0
 
 _DEFAULTS: Final[Mapping[str, Value]] = MappingProxyType(
     {
@@ -183,7 +183,7 @@ class _Play:
         )
         cluster.latency = settings["latency"]
         for host in cluster.bus.hosts.values():
-            host.delay = cluster.latency
+            host.latency = cluster.latency
         network.connect_delay = cluster.latency
         return cluster
 
@@ -200,20 +200,19 @@ class _Play:
             if settings["subscriber"] and cluster.flavour.knows_shards:
                 subscription = Subscription(cluster, account, self._rng)
                 subscribed = trio.Event()
-                beside.start_soon(subscription.run, client, subscribed)
+                beside.start_soon(subscription.run, client, subscribed, lambda: scan.is_over)
                 await subscribed.wait()
             if commands is not None:
-                beside.start_soon(commands.run, client, settings["commands"])
+                beside.start_soon(commands.run, client, settings["commands"], lambda: scan.is_over)
             if settings["node"]:
                 nodes = cluster.bus.nodes
                 scan.node = cluster.truth.only = nodes[(settings["node"] - 1) % len(nodes)]
                 cluster.truth.begin_with_one()
             nursery.start_soon(faults.run)
             await self._scan(scan, client, cluster)
-            if commands is not None or subscription is not None:
-                await self._quiet(faults)
             if subscription is not None:
-                subscription.judge()
+                await self._quiet(faults)
+                await subscription.judge()
             beside.cancel_scope.cancel()
         if commands is not None:
             commands.judge(may_be_lost=faults.may_lose_writes or bool(settings["lag"]))
@@ -238,6 +237,7 @@ class _Play:
                 await trio.sleep(settings["away"])
                 async with self._client(cluster) as another:
                     await scan.run(another)
+        scan.is_over = True
         if patience.cancelled_caught:
             self._account.breaks("late", f"a scan has not ended after {trio.current_time() - begun:.0f} s")
         self._account.peak("seconds of a scan", trio.current_time() - begun)
