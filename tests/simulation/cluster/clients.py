@@ -275,7 +275,9 @@ class Commands:
         """What the counters are in the end."""
         for key in self._keys:
             owner = self._cluster.owner(slot_of(key))
-            stored = None if owner is None else owner.data.get(0, {}).get(key)
+            if owner is None:
+                continue
+            stored = owner.data.get(0, {}).get(key)
             value = 0 if stored is None else int(stored.data)
             most = self.done[key] + self.unknown[key]
             if value > most:

@@ -315,6 +315,7 @@ class SimulatedCluster:
             return False
         self.copy_slots(slots, source, target)
         target.hidden &= ~slots
+        source.given.update((slot, target.node_id) for slot in self.hot if slots >> slot & 1)
         target.assign(slots, target.node_id)
         target.bump()
         if target.me.config_epoch <= source.me.config_epoch:

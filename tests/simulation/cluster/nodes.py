@@ -122,6 +122,8 @@ class Node(ShardServer):
         self.current_epoch = 0
         # Slots whose keys are coming in all at once: SCAN does not show them yet (an atomic migration).
         self.hidden = 0
+        # Slots that it has given away all at once, and to whom; until it believes it itself, it runs nothing there.
+        self.given: dict[int, str] = {}
         # As CLUSTER INFO says it.
         self.is_ok = True
         # Called with the slots that it has lost to another node: their keys are to go.
@@ -272,6 +274,7 @@ class Node(ShardServer):
         for slot in [slot for slot in self.migrating if slots >> slot & 1 and self.flavour.by_slot]:
             # (Before that, the flag stays until SETSLOT comes here, too.)
             del self.migrating[slot]
+        self.given = {slot: to for slot, to in self.given.items() if not slots >> slot & 1}
         self.changed()
         for session in self._sessions:
             for kind, name in sorted(session.subscriptions):
@@ -327,6 +330,8 @@ class Node(ShardServer):
         if owner is None:
             return Error("CLUSTERDOWN Hash slot not served")
         if owner.node_id == self.node_id:
+            if slot in self.given:
+                return _redirect("MOVED", slot, self.peers[self.given[slot]])
             target = self.migrating.get(slot)
             if target is None or all(here) or target not in self.peers:
                 return None
