@@ -214,10 +214,41 @@ def test_it_changes_while_the_owner_is_swept(end: str) -> None:
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["with", "without"])
+def test_it_sets_out_and_is_taken_back_while_the_owner_is_swept(
+    monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """The masters were asked in between, for another lane's sake: they told of it, and it is not forgotten."""
+    if not guarded:
+        monkeypatch.setattr(Standing, "stirred_since", lambda *_: 0)
+    cluster = Cluster(keys=30)
+    one, _, three = cluster.nodes
+    driver = ClusterDriver(cluster, max_nodes_at_once=1, segments=1)
+    at_lane(driver, 3)
+    surveys = driver.surveys
+    cluster.begin_move(16_383, one)
+    cluster.move_keys(16_383, one, 30)
+    driver.plan.look()
+    driver.steps_until(lambda: driver.surveys > surveys)
+    driver.steps_until(lambda: not driver.lanes or driver.lanes[0].plan.share > 0.99)
+    back = one.keys & keys_of(16_383, 30)
+    three.keys |= back
+    one.keys -= back
+    cluster.stayed |= back
+    cluster.cancel_move(16_383)
+    driver.run()
+    if guarded:
+        (restart,) = driver.check_complete().restarts
+        assert restart.slots == ((16_383, 16_383),)
+    else:
+        assert driver.missed
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["with", "without"])
 def test_it_is_taken_back_while_the_target_is_swept(monkeypatch: pytest.MonkeyPatch, *, guarded: bool) -> None:
-    """The owner was swept by then, and has the keys again."""
+    """The owner was swept by then, and has the keys again. (Two guards: each of them is enough here.)"""
     if not guarded:
         monkeypatch.setattr(lane_judgement, "_word_is_alike", lambda *_: True)
+        monkeypatch.setattr(Standing, "stirred_since", lambda *_: 0)
     cluster = Cluster(keys=30)
     one, _, three = cluster.nodes
     cluster.begin_move(16_383, one)

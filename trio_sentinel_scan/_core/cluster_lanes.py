@@ -320,6 +320,8 @@ class ClusterLanes:
     def _begin(self, this: Round, node_id: str, owner_id: str, slots: SlotSet, *, covers: bool = False) -> None:
         scan, masters = self._scan, this.standing.masters
         epoch = self._epochs.highest(slots)
+        # One lane, one epoch: no slot's epoch goes back when its next lane has other company.
+        self._epochs.set(slots, epoch)
         parts = auto_segments(CursorFormat.SLOTS, scan.count) if scan.segments is None else scan.segments
         lane = Lane(
             number=self._numbers + 1,

@@ -67,7 +67,7 @@ class Truth:
         """Something has changed about these slots."""
         for slot, keys in self.stayed.items():
             if slots >> slot & 1:
-                places = self._cluster.places(slot)
+                places = self._cluster.places(slot, of_one=True)
                 if places is None:
                     # Nobody has it: it is away with all its keys, and they may come back.
                     continue
@@ -115,6 +115,8 @@ class SimulatedCluster:
         self.busy: set[int] = set()
         # Keys of migrations that were begun and cancelled between two looks at their nodes.
         self.unseen_moves: set[bytes] = set()
+        # Keys that went from the target to the owner while the flags said the opposite.
+        self.moved_back: set[bytes] = set()
         hosts = [self._make() for _ in range(masters)]
         for place, host in enumerate(hosts):
             node = host.program
@@ -185,12 +187,15 @@ class SimulatedCluster:
         claim = [node for node in self.masters if node.slots >> slot & 1]
         return max(claim, key=lambda node: node.me.config_epoch, default=None)
 
-    def places(self, slot: int) -> list[dict[bytes, Value]] | None:
-        """The data sets in which keys of a slot are there for whoever asks: its owner's, and its targets'."""
+    def places(self, slot: int, *, of_one: bool = False) -> list[dict[bytes, Value]] | None:
+        """The data sets in which keys of a slot are there for whoever asks: its owner's, and its targets'.
+
+        `of_one`: for whoever asks the one node that the truth is about, if it is about one.
+        """
         owner = self.owner(slot)
         if owner is None:
             return None
-        if (only := self.truth.only) is not None:
+        if of_one and (only := self.truth.only) is not None:
             if only.node_id not in self.bus.hosts or owner.node_id not in {only.node_id, only.me.master_id}:
                 return []
             theirs = owner.data.get(0, {})

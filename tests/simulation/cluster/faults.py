@@ -40,6 +40,7 @@ ARGUMENTS: Final[Mapping[str, Mapping[str, tuple[Value, ...]]]] = {
     "halfdone": {"slot": (0, 1, 2, 3, 4, 5, 6, 7), "to": (1, 2), "share": (0.5, 0.9, 1.0), "pace": (0.0, 0.05)},
     "cancelled": {"slot": (0, 1, 2, 3, 4, 5, 6, 7), "to": (1, 2), "pace": (0.0, 0.02), "pause": (0.0, 0.3, 1.0)},
     "returned": {"slot": (0, 1, 2, 3, 4, 5, 6, 7), "to": (1, 2), "pace": (0.0, 0.02), "pause": (0.0, 0.3, 1.0)},
+    "handback": {"slot": (0, 1, 2, 3, 4, 5, 6, 7), "to": (1, 2), "pace": (0.01, 0.05), "pause": (0.0, 0.3, 1.0)},
     "roundtrip": {"slot": (0, 1, 2, 3, 4, 5, 6, 7), "to": (1, 2), "pace": (0.0, 0.02), "pause": (0.0, 0.2, 1.0)},
     "atomic": {"node": (0, 1, 2), "to": (1, 2), "share": (0.5, 1.0), "seconds": (0.0, 0.1, 0.5)},
     "addnode": {"node": (0, 1, 2), "seconds": (0.1, 1.0)},
@@ -229,7 +230,14 @@ class Faults:
         self._cluster.busy.discard(number)
 
     def _returned(self, slot: int, to: int, pace: float, pause: float) -> Script:
-        """Cancelled, after what had moved was moved back by hand."""
+        """Cancelled, and what had moved moved back by hand, all at once."""
+        yield from self._there_and_back(slot, to, pace, pause, 0.0)
+
+    def _handback(self, slot: int, to: int, pace: float, pause: float) -> Script:
+        """Moved back by hand, key by key, while the flags say that keys go the other way."""
+        yield from self._there_and_back(slot, to, pace, pause, pace)
+
+    def _there_and_back(self, slot: int, to: int, pace: float, pause: float, pace_back: float) -> Script:
         way = self._way(slot, to)
         if way is None:
             yield -1
@@ -239,10 +247,14 @@ class Faults:
         yield from self._carry(*way, pace, 0.7)
         yield pause
         moved = target.keys_in(number)
+        if pace_back:
+            self._cluster.moved_back.update(moved)
+            # (What is written meanwhile, at the target, stays there.)
+            self.may_lose_writes = True
         for key in moved:
             self._cluster.move_key(key, target, source)
-            if pace:
-                yield pace
+            if pace_back:
+                yield pace_back
         self._cluster.call_off(number, (source, target))
         if looks == source.looks + target.looks:
             # Nobody has seen that it was on its way.

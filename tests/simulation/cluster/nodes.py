@@ -330,7 +330,7 @@ class Node(ShardServer):
         if owner is None:
             return Error("CLUSTERDOWN Hash slot not served")
         if owner.node_id == self.node_id:
-            if slot in self.given:
+            if self.given.get(slot) in self.peers:
                 return _redirect("MOVED", slot, self.peers[self.given[slot]])
             target = self.migrating.get(slot)
             if target is None or all(here) or target not in self.peers:
