@@ -58,9 +58,12 @@ class Truth:
             self.ghosts.setdefault(slot_of(key), set()).add(key)
         self.look(ALL_SLOTS)
 
-    def begin_with_one(self) -> None:
-        """It is about one node: the keys that are there now."""
-        self.look(ALL_SLOTS)
+    def begin_anew(self, only: Node | None) -> None:
+        """A scan begins: of what is there now; at one node alone, or anywhere."""
+        self.only = only
+        for slot in self._cluster.hot:
+            places = self._cluster.places(slot, of_one=True)
+            self.stayed[slot] = {key for place in places or () for key in place if slot_of(key) == slot}
         self.lost.clear()
 
     def look(self, slots: int) -> None:

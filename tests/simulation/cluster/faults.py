@@ -15,7 +15,7 @@ import trio
 from tests.trio.fakes.data_server import Value as Stored
 from tests.trio.fakes.network import HANG_UP, SILENCE, Cut, Reply
 from tests.trio.fakes.resp import Error
-from trio_sentinel_scan._core.slots import slot_of
+from trio_sentinel_scan._core.slots import ALL_SLOTS, slot_of
 
 from .hosts import NodeHost
 from .nodes import Node
@@ -63,16 +63,24 @@ ARGUMENTS: Final[Mapping[str, Mapping[str, tuple[Value, ...]]]] = {
     "grow": {"node": (0, 1, 2), "keys": (60, 150)},
     "shrink": {"node": (0, 1, 2), "keys": (60, 150)},
 }
-# What a fault may wait for, and up to how many of it.
-TRIGGERS: Final[Mapping[str, int]] = {"time": 3, "scan": 40, "end": 6, "look": 24, "page": 16, "move": 12}
+# What a fault may wait for (a time is in seconds), and up to how many of it.
+TRIGGERS: Final[Mapping[str, tuple[float, float]]] = {
+    "time": (2, 9),
+    "scan": (3, 40),
+    "end": (3, 6),
+    "look": (3, 24),
+    "page": (3, 16),
+    "move": (3, 12),
+}
+_LIKELY: Final = ("time", "scan", "scan", "end", "look", "look", "page", "page", "move")
 
 
-def draw_fault(rng: Random, names: tuple[str, ...]) -> Fault:
+def draw_fault(rng: Random, names: tuple[str, ...], triggers: tuple[str, ...] = _LIKELY) -> Fault:
     """One by lot."""
     name = rng.choice(names)
-    trigger = rng.choice(("time", "scan", "scan", "end", "look", "look", "page", "page", "move"))
-    most = TRIGGERS[trigger]
-    at = round(rng.uniform(0, most), 2) if trigger == "time" else float(rng.randint(1, rng.choice((3, most))))
+    trigger = rng.choice(triggers)
+    most = rng.choice(TRIGGERS[trigger])
+    at = round(rng.uniform(0, most), 2) if trigger == "time" else float(rng.randint(1, int(most)))
     args = {argument: rng.choice(values) for argument, values in ARGUMENTS[name].items()}
     return Fault(name, trigger, at, args)
 
@@ -497,16 +505,19 @@ class Faults:
     # ---- the tables ------------------------------------------------------------------------------------------------
 
     def _grow(self, node: int, keys: int) -> Script:
-        program = self._master(node).program
-        hot = self._cluster.slots_of_keys(program)
-        if not hot or not self._cluster.can_write(program):
+        cluster = self._cluster
+        hot = cluster.slots_of_keys(self._master(node).program)
+        owners = {slot: owner for slot in hot if (owner := cluster.owner(slot)) is not None and cluster.can_write(owner)}
+        if not owners:
             yield -1
             return
+        slots = sorted(owners)
         for number in range(keys):
-            key = key_in(hot[number % len(hot)], b"sEcReT more %d " % len(self._more))
+            slot = slots[number % len(slots)]
+            key = key_in(slot, b"sEcReT more %d " % len(self._more))
             self._more.append(key)
-            program.put(0, key, Stored(b"more"))
-            self._cluster.bus.wrote(program, key, Stored(b"more"))
+            owners[slot].put(0, key, Stored(b"more"))
+            cluster.bus.wrote(owners[slot], key, Stored(b"more"))
 
     def _shrink(self, node: int, keys: int) -> Script:
         yield from self._grow(node, keys)
@@ -516,6 +527,7 @@ class Faults:
                 if key in master.data.get(0, {}):
                     master.put(0, key, None)
                     self._cluster.bus.wrote(master, key, None)
+        self._cluster.truth.look(ALL_SLOTS)
 
 
 def _hide(host: NodeHost, seconds: float) -> None:

@@ -66,6 +66,8 @@ _DEFAULTS: Final[Mapping[str, Value]] = MappingProxyType(
         "dies": 0,
         "away": 0.0,
         "again": 0,
+        # Seconds from the beginning of the faults to that of the scan.
+        "wait": 0.0,
         # What goes on beside it.
         "commands": 0,
         "subscriber": 0,
@@ -109,6 +111,7 @@ class ClusterWorld:
             "slow": rng.choice((0.01, 0.2)),
             "commands": rng.choice((1, 3)),
             "subscriber": 1,
+            "wait": rng.choice((1.0, 6.0)),
         }
         settings |= {name: value for name, value in some.items() if rng.random() < 0.2}
         one: dict[str, Value] = rng.choice(
@@ -206,9 +209,11 @@ class _Play:
                 beside.start_soon(commands.run, client, settings["commands"], lambda: scan.is_over)
             if settings["node"]:
                 nodes = cluster.bus.nodes
-                scan.node = cluster.truth.only = nodes[(settings["node"] - 1) % len(nodes)]
-                cluster.truth.begin_with_one()
+                scan.node = nodes[(settings["node"] - 1) % len(nodes)]
             nursery.start_soon(faults.run)
+            if settings["wait"]:
+                await trio.sleep(settings["wait"])
+            cluster.truth.begin_anew(scan.node)
             await self._scan(scan, client, cluster)
             if subscription is not None:
                 await self._quiet(faults)
