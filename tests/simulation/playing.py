@@ -100,6 +100,7 @@ class World(Protocol):
     async def play(self, schedule: Schedule, account: Account) -> None:
         """Set the world up, let the client at it, let the faults happen, and judge. Raises Violation.
 
+        What it does at a time of its own, without a task, goes into `Agenda.current()`.
         `random` and Trio's scheduler have been seeded; whatever else is drawn is to come from the schedule's seed.
         Nothing may be left behind: no task, no open stream, no patched name.
         """

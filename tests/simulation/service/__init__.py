@@ -1,4 +1,3 @@
-# agenda.py                    what happens when
 # machines.py                  the network between the client and the programs
 # servers.py, sentinels.py     data servers that replicate; Sentinels that act
 # deployment.py                all of it put together

@@ -9,13 +9,13 @@ from typing import Any, Final
 import pytest
 import trio
 
+from tests.simulation.agenda import Agenda
 from tests.simulation.playing import Account
 from tests.simulation.runner import SECRET
 from tests.simulation.schedule import Value as Setting
 from tests.trio.fakes import Value
 from tests.trio.fakes.data_server import Session
 
-from .agenda import Agenda
 from .ledger import Ledger
 from .machines import Machine, Machines
 from .sentinels import Actor, SimSentinel
@@ -45,7 +45,7 @@ class Deployment:
         self.settings = settings
         self.account = account
         self.rng = Random(f"deployment {seed}")
-        self.agenda = Agenda()
+        self.agenda = Agenda.current()
         self.ledger = Ledger()
         self.network = Machines(nursery, patch, self.rng)
         self.network.at_once = bool(settings["at_once"])
@@ -65,6 +65,9 @@ class Deployment:
         self.promotions = self.switches = 0
         # Keys served by SCAN, each as often as it was.
         self.served = 0
+        # Whether any fault has come yet, and how far the clock has jumped.
+        self.befallen = False
+        self.jumped = 0.0
         self.by_session: dict[int, int] = {}
 
         self.nodes: list[Node] = []
@@ -184,9 +187,7 @@ class Deployment:
 
     def hand_over(self, old: Node, new: Node) -> None:
         """FAILOVER on a server: nothing is lost, no connection is killed, and no Sentinel is told."""
-        for db, key, value in old.log[new.offset :]:
-            new.program.put(db, key, value)
-            new._append(db, key, value)
+        new.apply(old.log[new.offset :])
         new.promote()
         old.follow(new.address)
         self.demoted(old)

@@ -128,7 +128,7 @@ def draw(world: str, rng: Random, seed: int) -> Schedule:
         settings["retry_writes"] = int(_sometimes(rng, 0.2))
     if _sometimes(rng, 0.2):
         settings["listener"] = 1
-    if _sometimes(rng, 0.15):
+    if _sometimes(rng, 0.07):
         settings["recovers"] = 1
     faults = _draw_faults(rng, settings)
     kept = {name: value for name, value in settings.items() if value != DEFAULTS[name]}

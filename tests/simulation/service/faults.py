@@ -73,6 +73,7 @@ class Faults:
 
     def _fire(self, fault: Fault, machine: Machine[Any] | None, session: Session | None) -> object:
         done = CLASSES[fault.name](self, fault.args, machine, session)
+        self.world.befallen = True
         if done is not None and done is not False and self.reader.active:
             self.world.account.took_effect(fault.name)
             self.world.account.trace(f"{trio.current_time():.6f} {fault.name}")
@@ -545,7 +546,9 @@ def _odd_cursor(f: Faults, args: Mapping[str, Setting], machine: Any, session: A
 def _jump(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
     """The clock jumps: a machine that slept, a day later."""
     clock: Any = trio.lowlevel.current_clock()
-    clock.jump(float(args.get("hours", 24)) * 3600)
+    seconds = float(args.get("hours", 24)) * 3600
+    clock.jump(seconds)
+    f.world.jumped += seconds
     return True
 
 

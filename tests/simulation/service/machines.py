@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.trio.fakes.network import Ending
 
-__all__ = ["CUT", "STUCK", "Machine", "Machines", "Raw"]
+__all__ = ["CUT", "STUCK", "Encoded", "Machine", "Machines", "Raw"]
 
 # Before a command: called with (machine, session, words), it may do anything, and says what comes in place of a reply.
 Before = Callable[["Machine[Any]", Session, list[bytes]], object]
@@ -48,6 +48,10 @@ class Raw:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+
+
+class Encoded(bytes):
+    """A reply that has been made into bytes already, in a form that both protocols have."""
 
 
 STUCK, CUT = Stuck(), Cut()
@@ -185,7 +189,9 @@ class Machine(Host[ProgramT]):
             if instead is STUCK:
                 return "stuck"
             value = self.program.answer(session, words)
-            data = instead.data if isinstance(instead, Raw) else encode(value, session.protocol)
+            data = value if type(value) is Encoded else encode(value, session.protocol)
+            if isinstance(instead, Raw):
+                data = instead.data
             made += data
             if instead is CUT:
                 del made[network.rng.randrange(len(made) - len(data), len(made)) :]

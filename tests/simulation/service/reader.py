@@ -247,12 +247,12 @@ class Reader:
 
     def _watch(self, scope: trio.CancelScope, began: float) -> None:
         """A scan that does not end within its budgets has broken its promise."""
-        pages = self._pages
+        pages, jumped = self._pages, self.world.jumped
 
         def look() -> None:
             if self._pages is not pages or not self.active:
                 return
-            late = trio.current_time() - began - self._busy - self.limit
+            late = trio.current_time() - began - self._busy - (self.world.jumped - jumped) - self.limit
             if late >= 0:
                 self.account.breaks("never ends", f"the scan goes on after {trio.current_time() - began:.0f} s")
                 scope.cancel(reason="too late")

@@ -7,17 +7,19 @@ its own +switch-master comes when the other replicas have followed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from tests.trio.fakes import Sentinel
+from tests.trio.fakes import Sentinel, encode
 from tests.trio.fakes.sentinel import Monitored
 
+from .machines import Encoded, Machine
+
 if TYPE_CHECKING:
-    from .machines import Machine
     from .servers import Node
 
 __all__ = ["Actor", "SimSentinel"]
@@ -65,6 +67,35 @@ class SimSentinel(Sentinel):
     """What it answers: from what its actor knows."""
 
     actor: Actor
+
+    def __init__(self, address: Place, myid: str) -> None:
+        super().__init__(address, myid)
+        # Long answers as bytes, by what they tell: they are asked for all the time, and hardly ever change.
+        self._told: dict[object, Encoded] = {}
+
+    def _answer_of_its_own(self, *words: str) -> Any:
+        actor = self.actor
+        known = self.services.get(words[-1])
+        tells: object
+        if known is None:
+            return super()._answer_of_its_own(*words)
+        match words[0]:
+            case "MASTER":
+                run_id, flags = actor.master.run_id, actor.master.flags
+                tells = known.master, known.shown, known.config_epoch, run_id, flags, actor.o_down
+            case "REPLICAS":
+                tells = tuple(
+                    (i.address, i.run_id, i.role, i.link_ok, i.offset, i.down_since is None)
+                    for i in actor.replicas.values()
+                )
+            case "SENTINELS":
+                tells = "sentinels"
+            case _:
+                return super()._answer_of_its_own(*words)
+        found = self._told.get((words[0], tells))
+        if found is None:
+            found = self._told[words[0], tells] = Encoded(encode(super()._answer_of_its_own(*words)))
+        return found
 
     def _master(self, service: str) -> Any:
         known = self.services[service]
@@ -178,7 +209,9 @@ class Actor:
         # (Only the last one asked for counts.)
         self._life += 1
         life = self._life
-        self.world.agenda.after(seconds, lambda: self._tick(life))
+        # On a grid, as all of them: each moment at which something happens costs time to play.
+        when = math.ceil((trio.current_time() + seconds) / BUSY_TICK - 1e-6) * BUSY_TICK
+        self.world.agenda.at(when, lambda: self._tick(life))
 
     def _tick(self, life: int) -> None:
         if life != self._life or not self.machine.up:

@@ -21,11 +21,14 @@ from .ledger import Ledger, carried_on
 if TYPE_CHECKING:
     from .machines import Machine
 
-__all__ = ["Node", "SimServer"]
+__all__ = ["CHANNEL", "Node", "SimServer"]
 
 # Seconds after which a replica gives up a master that says nothing, and between two attempts to get to it.
 REPL_TIMEOUT: Final = 60.0
 RECONNECT: Final = 1.0
+# The channel of the messages, and what stands for a database where one is replicated.
+CHANNEL: Final = b"news"
+MESSAGE: Final = -1
 
 
 class SimTable(Table):
@@ -120,6 +123,7 @@ class SimServer(DataServer):
         reply = super()._do_scan(session, cursor, *options)
         if self.odd_cursors is not None:
             reply[0] = str(self.odd_cursors(number, int(reply[0])))
+            table.given.add(int(reply[0]))
         return reply
 
     def _do_incrby(self, session: Session, key: bytes, by: bytes) -> Any:
@@ -187,6 +191,11 @@ class Node:
         self.program.put(0, key, value)
         self._append(0, key, value)
 
+    def publish(self, message: bytes) -> None:
+        """PUBLISH: it goes to its replicas as well, and to their clients, in the order of all writes."""
+        self.program.publish(CHANNEL, message)
+        self._append(MESSAGE, message, None)
+
     def feed(self, master: Node) -> None:
         """Its master has written more."""
         turn = self._turn
@@ -205,8 +214,15 @@ class Node:
         if self.lag:
             # What was written less than the lag ago is on its way.
             upto = min(upto, self.offset + 1)
-        for db, key, value in master.log[self.offset : upto]:
-            self.program.put(db, key, value)
+        self.apply(master.log[self.offset : upto])
+
+    def apply(self, entries: list[tuple[int, bytes, Value | None]]) -> None:
+        """What its master has written."""
+        for db, key, value in entries:
+            if db == MESSAGE:
+                self.program.publish(CHANNEL, key)
+            else:
+                self.program.put(db, key, value)
             self._append(db, key, value)
 
     # ---- as a replica --------------------------------------------------------------------------------------------
@@ -299,9 +315,7 @@ class Node:
 
     def _linked(self, master: Node) -> None:
         self.replid, self.replid2, self.shared = master.replid, master.replid2, master.shared
-        for db, key, value in master.log[self.offset :]:
-            self.program.put(db, key, value)
-            self._append(db, key, value)
+        self.apply(master.log[self.offset :])
         self._link("connected")
         master.list_followers()
 

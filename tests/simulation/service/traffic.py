@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
@@ -15,10 +14,10 @@ from tests.trio.fakes import Value
 from trio_sentinel_scan import CommandOutcomeUnknown, Gap, Message, SentinelClient, SentinelScanError
 
 from .deployment import Deployment, key_of
+from .servers import CHANNEL
 
 __all__ = ["Callers", "Churn", "Listener"]
 
-CHANNEL: Final = b"news"
 # Simulated seconds between two messages.
 PUBLISHED_EVERY: Final = 0.5
 
@@ -143,7 +142,7 @@ class Listener:
         node = self._world.master
         if node.usable and node.is_master and not node.program.loading:
             self._published += 1
-            node.program.publish(CHANNEL, b"%d" % self._published)
+            node.publish(b"%d" % self._published)
 
     async def listen(self, client: SentinelClient) -> None:
         """Until it is cancelled or the subscription ends."""
@@ -167,5 +166,3 @@ class Listener:
         except (SentinelScanError, RedisError) as error:
             self._account.endings[f"subscriber: {type(error).__name__}"] += 1
 
-
-Stop = Callable[[], None]

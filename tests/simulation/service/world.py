@@ -25,7 +25,7 @@ from .traffic import Callers, Churn, Listener
 __all__ = ["ServiceWorld"]
 
 # Simulated seconds after which everything has been mended, in the schedules that ask for one more scan.
-RECOVERY: Final = 150.0
+RECOVERY: Final = 60.0
 
 
 class ServiceWorld:
@@ -51,7 +51,6 @@ class ServiceWorld:
         with pytest.MonkeyPatch.context() as patch:
             async with trio.open_nursery() as nursery:
                 world = Deployment(nursery, patch, settings, schedule.seed, account)
-                nursery.start_soon(world.agenda.run)
                 await self._play(world, settings, schedule, account)
                 left = world.network.open_client_ends
                 nursery.cancel_scope.cancel()
@@ -79,7 +78,7 @@ class ServiceWorld:
             how = f"not opened: {type(error).__name__}"
         callers.judge()
         account.endings[f"scan: {how}"] += 1
-        if how != "complete" and not account.hits and settings["max_restarts"] == 10:
+        if how != "complete" and not world.befallen and settings["max_restarts"] == 10:
             raise Violation("for nothing", f"{how}, and nothing had befallen it")
         del faults
         if settings["recovers"]:
