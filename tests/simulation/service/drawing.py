@@ -93,6 +93,10 @@ def draw(world: str, rng: Random, seed: int) -> Schedule:
     settings["think"] = rng.choice([0.0, 0.01, 0.05, 0.05, 0.3])
     if settings["count"] == 1:
         settings["keys"] = 30
+    # (A pass of more than some seconds brings nothing new, and takes its time to play.)
+    pages = int(settings["keys"]) / max(int(settings["page_size"]) or int(settings["count"]) or 10, 1)
+    while float(settings["think"]) * pages > 8:
+        settings["think"] = round(float(settings["think"]) / 3, 3)
     if _sometimes(rng, 0.2):
         settings["read_from"] = "replica"
         settings["fallback"] = rng.randrange(2)
@@ -147,7 +151,11 @@ def _draw_faults(rng: Random, settings: Mapping[str, Value]) -> tuple[Fault, ...
             trigger, at = rng.choice(["scan", "scan", "first", "certificate"]), float(rng.randrange(1, scans + 1))
         elif _sometimes(rng, 0.35) or (float(settings["think"]) == 0.0 and _sometimes(rng, 0.5)):
             trigger = rng.choice(_AT_MOMENTS)
-            at = float(rng.randrange(1, scans + 1)) if trigger in {"scan", "scanned", "taken"} else float(rng.choice([1, 1, 1, 2]))
+            at = (
+                float(rng.randrange(1, scans + 1))
+                if trigger in {"scan", "scanned", "taken"}
+                else float(rng.choice([1, 1, 1, 2]))
+            )
         elif faults and _sometimes(rng, 0.5):
             trigger, at = "time", round(max(float(f.at) for f in faults) + rng.uniform(0, 4), 2)
         else:

@@ -173,7 +173,11 @@ def _coordinated(f: Faults, args: Mapping[str, Setting], machine: Any, session: 
 
 
 def _replica_to_promote(f: Faults, old: Node) -> Node | None:
-    fit = [n for n in f.world.nodes if not n.is_master and n.usable and n.program.link == "connected" and n in old.followers]
+    fit = [
+        n
+        for n in f.world.nodes
+        if not n.is_master and n.usable and n.program.link == "connected" and n in old.followers
+    ]
     return fit[0] if fit else None
 
 
@@ -357,7 +361,9 @@ def _resync(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) 
 def _follow(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
     """A replica is pointed to another one, by hand."""
     node = f.node({**args, "on": "replica"}, machine)
-    other = next((n for n in f.world.nodes if n is not node and not n.is_master and n.program.master != node.address), None)
+    other = next(
+        (n for n in f.world.nodes if n is not node and not n.is_master and n.program.master != node.address), None
+    )
     if node.is_master or other is None or node.followers:
         return False
     node.follow(other.address)
@@ -475,7 +481,9 @@ def _stuck(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
 
 def _garbage(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
     choices = [b"HTTP/1.1 400\r\n\r\n", b"$-5\r\n", b"*2\r\n:1\r\n$3\r\nabc\r\n", b"\0\0\0", b"+OK\r\n", b"*0\r\n"]
-    return Raw(choices[int(args.get("which", 0)) % len(choices)]) if machine is not None and session is not None else False
+    return (
+        Raw(choices[int(args.get("which", 0)) % len(choices)]) if machine is not None and session is not None else False
+    )
 
 
 def _pushes(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
@@ -600,7 +608,9 @@ _IN_PLACE: Final = frozenset({"cut", "stuck", "garbage", "push"})
 
 def default_args() -> dict[str, dict[str, Setting]]:
     """The plainest arguments."""
-    return {name: {"seconds": 5.0, "on": "master", "how": "end", "which": 0, "times": 1, "keys": 10} for name in CLASSES}
+    return {
+        name: {"seconds": 5.0, "on": "master", "how": "end", "which": 0, "times": 1, "keys": 10} for name in CLASSES
+    }
 
 
 def draw_args(name: str, rng: Random) -> dict[str, Setting]:
@@ -631,6 +641,16 @@ def draw_args(name: str, rng: Random) -> dict[str, Setting]:
     if name == "storm":
         args["times"] = rng.choice([3, 8, 15])
         args["seconds"] = round(rng.choice([rng.uniform(0.01, 0.2), rng.uniform(0.2, 2)]), 2)
-    elif name not in _IN_PLACE | {"noise", "grow", "shrink", "flush", "clock-jump", "planned", "coordinated", "handover", "restart"}:
+    elif name not in _IN_PLACE | {
+        "noise",
+        "grow",
+        "shrink",
+        "flush",
+        "clock-jump",
+        "planned",
+        "coordinated",
+        "handover",
+        "restart",
+    }:
         args["seconds"] = round(rng.choice([rng.uniform(0.05, 1.5), rng.uniform(1, 8), rng.uniform(5, 25)]), 2)
     return args

@@ -99,6 +99,8 @@ class Reader:
         self._is_hash = settings["kind"] == "hscan"
         self._consumers = int(settings["consumers"])
         self._busy = 0.0
+        # The client's view, by its log; a new client knows nothing.
+        self._config_epoch = -1
         self._served_before = self._received = 0
 
     # ---- what the package logs -------------------------------------------------------------------------------------
@@ -112,7 +114,17 @@ class Reader:
                 self._must_leave()
         elif record.name == "trio_sentinel_scan.sentinel" and "the master is" in record.msg:
             self.account.counts["changes of masters known"] += 1
+            assert isinstance(record.args, tuple)
+            self._judge_view(record.args[1], record.args[2])  # type: ignore[arg-type]  # logged so
             self._must_notice()
+
+    def _judge_view(self, address: Any, config_epoch: int) -> None:
+        """Config epochs do not go back, unless a majority says so."""
+        now_named = [actor.monitored.master for actor in self.world.actors]
+        has_majority = 2 * now_named.count((address.host, address.port)) > len(now_named)
+        if config_epoch <= self._config_epoch and not has_majority:
+            self.account.breaks("regression", f"{address} of config epoch {config_epoch} after {self._config_epoch}")
+        self._config_epoch = config_epoch
 
     def _must_leave(self) -> None:
         """The abort scope: whoever waits on a server that is not the master any more stops waiting."""
@@ -188,6 +200,7 @@ class Reader:
     async def read(self, open_client: Callable[[], AbstractAsyncContextManager[SentinelClient]]) -> str:
         """Scan until a scan has ended by itself; returns how."""
         while True:
+            self._config_epoch = -1
             async with open_client() as client:
                 while True:
                     how = await self._scan(client)
@@ -345,7 +358,9 @@ class Reader:
         if self.settings["read_from"] == "master":
             named = client._source.target.address  # type: ignore[union-attr]  # a SentinelService
             if page.server.address != named:
-                account.breaks("superseded", f"a page of {page.server.address}, though {named} is known to be the master")
+                account.breaks(
+                    "superseded", f"a page of {page.server.address}, though {named} is known to be the master"
+                )
         if self._is_hash:
             return
         strange = [key for key in page.keys if key not in self.world.ledger.ever]

@@ -242,8 +242,10 @@ class Actor:
             self._judge(instance, now)
         if now >= self.tilt_until:
             self._act(now)
-        quiet = self.failover is None and not self.o_down and all(
-            i.down_since is not None or now - i.last_ok < 1.5 for i in [self.master, *self.replicas.values()]
+        quiet = (
+            self.failover is None
+            and not self.o_down
+            and all(i.down_since is not None or now - i.last_ok < 1.5 for i in [self.master, *self.replicas.values()])
         )
         self._tick_later(QUIET_TICK if quiet and self.master.down_since is None else BUSY_TICK)
 
@@ -393,7 +395,9 @@ class Actor:
         return not is_tilted and self.master.address == master and self.master.down_since is not None
 
     def _peers(self) -> list[Actor]:
-        return [other for other in self.world.actors if other is not self and other.usable and self.world.reach(self, other)]
+        return [
+            other for other in self.world.actors if other is not self and other.usable and self.world.reach(self, other)
+        ]
 
     def _act(self, now: float) -> None:
         if self.master.down_since is not None:

@@ -275,7 +275,12 @@ class Node:
             return
         master = self.world.node_at(self.program.master)
         answers = master is not None and master.usable and not master.program.loading and self.world.reach(self, master)
-        if not self.usable or not answers or master is self or (not master.is_master and master.program.link != "connected"):
+        if (
+            not self.usable
+            or not answers
+            or master is self
+            or (not master.is_master and master.program.link != "connected")
+        ):
             self._try_later(RECONNECT)
             return
         if self not in master.followers:

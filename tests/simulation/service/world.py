@@ -65,9 +65,7 @@ class ServiceWorld:
         reader = self._reader = Reader(world, settings, account)
         faults = Faults(world, reader, schedule.faults)
         Churn(world, float(settings["churn"]))
-        callers = Callers(
-            world, account, tasks=int(settings["callers"]), retries_writes=bool(settings["retry_writes"])
-        )
+        callers = Callers(world, account, tasks=int(settings["callers"]), retries_writes=bool(settings["retry_writes"]))
         listener = Listener(world, account) if settings["listener"] else None
         try:
             how = await reader.read(lambda: self._client(world, settings, callers, listener))
