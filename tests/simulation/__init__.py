@@ -5,6 +5,7 @@
 # runner.py                    one schedule, one trio.run, whose order of events repeats exactly
 # agenda.py                    the clock, and what a world does at its times
 # shrinking.py                 the simplest schedule that still goes wrong in the same way
+# many.py                      many schedules, in several processes
 # report.py                    what many runs amount to; classes of faults and pairs of them that were never hit
 # worlds.py                    the worlds by their names
 # __main__.py                  python -m tests.simulation --minutes 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -37,6 +37,8 @@ class Account:
         self.endings: Counter[str] = Counter()
         # The first promise that was broken where nobody could raise it.
         self.broken: Violation | None = None
+        # Called then: the run need not go on.
+        self.on_broken: Callable[[], object] = lambda: None
         self._digest = 0
         self.lines: list[str] | None = None
 
@@ -53,6 +55,7 @@ class Account:
         if self.broken is None:
             self.broken = Violation(kind, what)
             self.trace(f"broken: {self.broken}")
+            self.on_broken()
 
     def trace(self, what: str) -> None:
         """Something happened: two runs of one schedule are the same if all of this was."""

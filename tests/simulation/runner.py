@@ -108,6 +108,7 @@ def run(schedule: Schedule, world: World, *, trace: bool = False) -> Outcome:
     outcome = Outcome(schedule, account, None)
     scope = trio.CancelScope()
     steps = _Steps(scope)
+    account.on_broken = lambda: scope.cancel(reason="a promise was broken")
 
     async def main() -> None:
         try:
@@ -119,7 +120,7 @@ def run(schedule: Schedule, world: World, *, trace: bool = False) -> Outcome:
             outcome.simulated = trio.current_time() - begun
         if agenda.error is not None:
             raise agenda.error
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and account.broken is None:
             raise Violation("spin", f"{MOST_STEPS} steps, and no end")
 
     agenda = Agenda()

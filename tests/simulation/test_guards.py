@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
+import trio
 
 from tests.simulation import runner
 from tests.simulation.runner import run
@@ -27,7 +27,7 @@ from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.segments import Segments
 from trio_sentinel_scan._core.summary import Certificate, ScanPage
 from trio_sentinel_scan._core.sweep import Sweep
-from trio_sentinel_scan._trio import shared
+from trio_sentinel_scan._trio import scan, shared
 from trio_sentinel_scan._trio.scan import Scan
 
 # So many schedules are tried at most for one guard.
@@ -35,16 +35,15 @@ MOST: int = 150
 BASE: Mapping[str, Value] = {"keys": 60, "count": 5, "think": 0.05}
 
 
-def hunt(
-    name: str, settings: Mapping[str, Value], faults: Sequence[tuple[str, str]], kinds: set[str]
-) -> tuple[Schedule, str]:
+def hunt(name: str, settings: Mapping[str, Value], faults: Sequence[str], kinds: set[str]) -> tuple[Schedule, str]:
     """Play drawn schedules of these classes of faults until a promise is broken; fails if none is."""
     for seed in range(MOST):
         rng = Random(f"{name} {seed}")
         drawn: list[Fault] = []
-        for fault, trigger in faults:
+        for words in faults:
+            fault, trigger, *on = words.split()
             at = round(rng.uniform(0, 1.5), 2) if trigger == "time" else float(rng.randrange(1, 12))
-            drawn.append(Fault(fault, trigger, at, draw_args(fault, rng)))
+            drawn.append(Fault(fault, trigger, at, {**draw_args(fault, rng), **dict(zip(["on"], on, strict=False))}))
         schedule = Schedule("service", seed, {**BASE, **settings}, tuple(drawn))
         violation = run(schedule, ServiceWorld()).violation
         if violation is not None:
@@ -57,7 +56,7 @@ def check(
     switch_off: Callable[[pytest.MonkeyPatch], None],
     name: str,
     settings: Mapping[str, Value],
-    faults: Sequence[tuple[str, str]],
+    faults: Sequence[str],
     kinds: set[str],
 ) -> None:
     """Without the guard it is found; with it there is nothing to find in that schedule."""
@@ -85,33 +84,29 @@ def no_epoch_filter(patch: pytest.MonkeyPatch) -> None:
 def no_abort_scope(patch: pytest.MonkeyPatch) -> None:
     """A change is heard of, and what is waited for is waited for."""
 
-    def notice_change(scan: Scan) -> None:
-        scan.plan.heard(scan._source.view, runner.trio.current_time())
-        scan._tell_restarts()
+    def notice_change(this: Scan) -> None:
+        this.plan.heard(this._source.view, trio.current_time())
+        this._tell_restarts()
 
     patch.setattr(Scan, "notice_change", notice_change)
 
 
+def _held(plan: ScanPlan, evidence: Evidence) -> Held:
+    assert plan._server is not None
+    return Held(Certificate(plan.options.basis, plan._server, evidence.role.kind, 0))
+
+
 def no_roles(patch: pytest.MonkeyPatch) -> None:
-    """A ROLE that rides along is not looked at, nor is the one of the certificate."""
-    judged = ScanPlan._judge
-
-    def judge(plan: ScanPlan, evidence: Evidence) -> Any:
-        return judged(plan, dataclasses.replace(evidence, role=plan._bound.role))
-
+    """A ROLE that rides along is not looked at, nor are those of the handshake and of the certificate."""
+    patch.setattr(scan, "unfit_for_scanning", lambda *args, **more: "")
     patch.setattr(Sweep, "_unfit_role", lambda sweep, replies: None)
-    patch.setattr(ScanPlan, "_judge", judge)
+    patch.setattr(ScanPlan, "_judge", _held)
 
 
 def no_certificate(patch: pytest.MonkeyPatch) -> None:
     """A pass that was swept is complete."""
 
-    def held(plan: ScanPlan, evidence: Evidence) -> Held:
-        assert plan._server is not None
-        return Held(Certificate("sentinels", plan._server, evidence.role.kind, 0))
-
-    patch.setattr(ScanPlan, "_judge", held)
-    patch.setattr(Sweep, "_unfit_role", lambda sweep, replies: None)
+    patch.setattr(ScanPlan, "_judge", _held)
 
 
 def no_monotony(patch: pytest.MonkeyPatch) -> None:
@@ -200,44 +195,58 @@ def always_resent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shared, "goes_again", lambda commands, written, *, retry_writes: True)
 
 
-TIMES_3 = (("client-kill", "time"),) * 3
+TIMES_3 = ("client-kill time",) * 3
 
 
 @pytest.mark.parametrize(
     "switch_off, settings, faults, kinds",
     [
-        pytest.param(no_identity, {}, [("restart", "scan")], {"lost"}, id="identity rule"),
+        pytest.param(no_identity, {}, ["restart scan"], {"lost"}, id="identity rule"),
         pytest.param(
-            no_epoch_filter, {"prefetch": 10}, [("planned", "time")], {"superseded", "epoch"}, id="epoch filter"
+            no_epoch_filter,
+            {"prefetch": 10, "keys": 250, "think": 0.1},
+            ["planned time"],
+            {"superseded", "epoch"},
+            id="epoch filter",
         ),
-        pytest.param(no_abort_scope, {"response_timeout": 5.0}, [("stop", "scan")], {"late"}, id="abort scope"),
+        pytest.param(no_abort_scope, {"response_timeout": 5.0}, ["stop scan"], {"late"}, id="abort scope"),
         pytest.param(
-            no_roles, {"sync": 3.0, "churn": 20.0}, [("handover", "time"), ("resync", "time")], {"lost"}, id="role"
+            no_roles,
+            {"certify": "role", "sync": 3.0},
+            ["handover scan here", "restart-empty scan here"],
+            {"lost"},
+            id="role",
         ),
         pytest.param(
-            no_certificate, {"sync": 3.0, "churn": 20.0}, [("handover", "scan")], {"lost", "end"}, id="certificate"
+            no_certificate,
+            {"think": 0.3, "stops": 2, "stop_after": 8, "churn": 20.0, "failover_timeout": 5.0},
+            ["split time"],
+            {"lost"},
+            id="certificate",
         ),
         pytest.param(
             no_monotony,
             {"think": 0.0, "segments": 2},
-            [("odd-cursor", "scan")],
+            ["odd-cursor scan"],
             {"spin", "position", "lost", "never ends"},
             id="monotony",
         ),
-        pytest.param(no_discarding, {"callers": 3, "latency": 0.02}, [("slow", "time")], {"reply"}, id="reply discard"),
+        pytest.param(no_discarding, {"callers": 3, "latency": 0.02}, ["slow time"], {"reply"}, id="reply discard"),
         pytest.param(
             no_order_of_epochs,
             {"think": 0.3},
-            [("planned", "time"), ("stale-sentinel", "time")],
+            ["planned time", "stale-sentinel time"],
             {"regression", "superseded"},
             id="config epoch order",
         ),
         pytest.param(no_joint_commit, {"prefetch": 0}, list(TIMES_3), {"lost"}, id="joint commit"),
+        pytest.param(early_certificate, {"prefetch": 10}, ["planned time"], {"lost", "end"}, id="certificate last"),
         pytest.param(
-            early_certificate, {"prefetch": 10}, [("planned", "time")], {"lost", "end"}, id="certificate last"
-        ),
-        pytest.param(
-            early_dedupe, {"prefetch": 10, "dedupe": "memory"}, [("restart", "time")], {"lost"}, id="dedupe at hand-out"
+            early_dedupe,
+            {"prefetch": 10, "keys": 250, "think": 0.1, "dedupe": "memory"},
+            ["planned time"],
+            {"lost"},
+            id="dedupe at hand-out",
         ),
         pytest.param(always_resent, {"callers": 3, "latency": 0.02}, list(TIMES_3), {"write"}, id="resend rules"),
     ],
@@ -245,7 +254,7 @@ TIMES_3 = (("client-kill", "time"),) * 3
 def test_the_simulation_misses_the_guard(
     switch_off: Callable[[pytest.MonkeyPatch], None],
     settings: Mapping[str, Value],
-    faults: Sequence[tuple[str, str]],
+    faults: Sequence[str],
     kinds: set[str],
     request: pytest.FixtureRequest,
 ) -> None:

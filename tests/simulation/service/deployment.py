@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, ClassVar, Final
@@ -74,6 +75,8 @@ class Deployment:
         self.promotions = self.switches = 0
         # Keys served by SCAN, each as often as it was.
         self.served = 0
+        # By address: until when a majority of Sentinels named it.
+        self._majority_until: dict[tuple[str, int], float] = {}
         # Whether any fault has come yet, and how far the clock has jumped.
         self.befallen = False
         self.jumped = 0.0
@@ -99,11 +102,12 @@ class Deployment:
             sentinel = SimSentinel((f"10.0.1.{number}", 26379), f"{self.rng.getrandbits(160):040x}")
             if settings["password"]:
                 sentinel.password = PASSWORD
-            machine = self.network.add_machine(sentinel)
-            machine.latency = float(settings["latency"])
-            self.actors.append(Actor(machine, self))
+            its_machine = self.network.add_machine(sentinel)
+            its_machine.latency = float(settings["latency"])
+            self.actors.append(Actor(its_machine, self))
         for actor in self.actors:
             actor.program.peers = [other.program for other in self.actors if other is not actor]
+        self.knows_changed()
 
     def _set_up_data(self, master: Node, replicas: list[Node]) -> None:
         data = master.program.data.setdefault(0, {})
@@ -181,11 +185,20 @@ class Deployment:
     def knows_changed(self) -> None:
         """A Sentinel names another master: with a majority, those before it do not count any more."""
         named = [actor.monitored.master for actor in self.actors]
+        for node in self.nodes:
+            if 2 * named.count(node.address) > len(named):
+                self._majority_until[node.address] = math.inf
+            elif self._majority_until.get(node.address) == math.inf:
+                self._majority_until[node.address] = trio.current_time()
         authorities = self.ledger.authorities
         for number, server in enumerate(authorities):
             if 2 * named.count(server.address) > len(named):
                 self.ledger.set_authorities(authorities[number:])
                 return
+
+    def had_majority(self, address: tuple[str, int], since: float) -> bool:
+        """Whether, since that time, a majority of Sentinels has named it as the master."""
+        return self._majority_until.get(address, -math.inf) >= since
 
     def switched(self, actor: Actor) -> None:
         """A Sentinel has said +switch-master."""

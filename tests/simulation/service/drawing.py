@@ -69,9 +69,22 @@ def _sometimes(rng: Random, chance: float) -> bool:
     return rng.random() < chance
 
 
+def _one_of(rng: Random, *values: Value) -> Value:
+    return rng.choice(values)
+
+
 def draw(world: str, rng: Random, seed: int) -> Schedule:
     """A schedule by lot."""
     settings: dict[str, Value] = dict(DEFAULTS)
+    _draw_deployment(rng, settings)
+    _draw_scan(rng, settings)
+    _draw_consumer(rng, settings)
+    faults = _draw_faults(rng, settings)
+    kept = {name: value for name, value in settings.items() if value != DEFAULTS[name]}
+    return Schedule(world, seed, kept, faults)
+
+
+def _draw_deployment(rng: Random, settings: dict[str, Value]) -> None:
     settings["keys"] = rng.choice([30, 60, 60, 120, 120, 250])
     settings["replicas"] = rng.choice([2, 2, 2, 1, 3])
     settings["sentinels"] = rng.choice([3, 3, 3, 3, 5])
@@ -85,18 +98,18 @@ def draw(world: str, rng: Random, seed: int) -> Schedule:
     settings["down_after"] = rng.choice([1.0, 1.0, 3.0])
     settings["response_timeout"] = rng.choice([1.0, 2.0, 5.0])
     settings["failover_timeout"] = rng.choice([5.0, 20.0, 20.0, 60.0])
-    settings["segments"] = rng.choice([1, 1, 2, 4, 8, "auto"])
+
+
+def _draw_scan(rng: Random, settings: dict[str, Value]) -> None:
+    settings["segments"] = _one_of(rng, 1, 1, 2, 4, 8, "auto")
     settings["count"] = rng.choice([1, 5, 5, 10, 10, 20, 0])
     settings["dedupe"] = rng.choice(["no", "no", "memory", "memory", "store"])
     settings["prefetch"] = rng.choice([0, 1, 2, 2, 10])
     settings["page_size"] = rng.choice([0, 0, 0, 1, 7])
-    settings["think"] = rng.choice([0.0, 0.01, 0.05, 0.05, 0.3])
     if settings["count"] == 1:
         settings["keys"] = 30
-    # (A pass of more than some seconds brings nothing new, and takes its time to play.)
-    pages = int(settings["keys"]) / max(int(settings["page_size"]) or int(settings["count"]) or 10, 1)
-    while float(settings["think"]) * pages > 8:
-        settings["think"] = round(float(settings["think"]) / 3, 3)
+    # A pass takes no time, or some seconds: what befalls it has to find it.
+    settings["think"] = round(rng.choice([0.0, 0.3, 2.0, 4.0, 7.0]) / _pages(settings), 3)
     if _sometimes(rng, 0.2):
         settings["read_from"] = "replica"
         settings["fallback"] = rng.randrange(2)
@@ -112,7 +125,10 @@ def draw(world: str, rng: Random, seed: int) -> Schedule:
         settings["duty"] = 0.3
     if _sometimes(rng, 0.08) and settings["read_from"] == "master":
         settings["kind"], settings["hash"], settings["match"] = "hscan", rng.choice([10, 60, 150]), 0
-        settings["segments"] = rng.choice([1, "auto"])
+        settings["segments"] = _one_of(rng, 1, "auto")
+
+
+def _draw_consumer(rng: Random, settings: dict[str, Value]) -> None:
     if _sometimes(rng, 0.2):
         settings["consumers"] = 2
     if _sometimes(rng, 0.35):
@@ -134,22 +150,24 @@ def draw(world: str, rng: Random, seed: int) -> Schedule:
         settings["listener"] = 1
     if _sometimes(rng, 0.07):
         settings["recovers"] = 1
-    faults = _draw_faults(rng, settings)
-    kept = {name: value for name, value in settings.items() if value != DEFAULTS[name]}
-    return Schedule(world, seed, kept, faults)
+
+
+def _pages(settings: Mapping[str, Value]) -> int:
+    """About how many pages one pass has."""
+    size = int(settings["page_size"]) or int(settings["count"]) or 10
+    return max(3, int(settings["hash"] or settings["keys"]) // size)
 
 
 def _draw_faults(rng: Random, settings: Mapping[str, Value]) -> tuple[Fault, ...]:
     number = rng.choice([0, 1, 1, 2, 2, 3, 4])
-    # About how many SCANs one pass takes, and how long.
-    scans = max(3, int(int(settings["keys"]) / max(int(settings["count"]) or 10, 1)))
-    lasts = max(2.0, scans * float(settings["think"]))
+    scans = max(3, int(settings["hash"] or settings["keys"]) // (int(settings["count"]) or 10))
+    lasts = _pages(settings) * float(settings["think"])
     faults: list[Fault] = []
     for _ in range(number):
         name = rng.choice(_FAILOVERS) if _sometimes(rng, 0.4) else rng.choice(sorted(CLASSES))
         if name in {"cut", "stuck", "garbage", "push"}:
             trigger, at = rng.choice(["scan", "scan", "first", "certificate"]), float(rng.randrange(1, scans + 1))
-        elif _sometimes(rng, 0.35) or (float(settings["think"]) == 0.0 and _sometimes(rng, 0.5)):
+        elif _sometimes(rng, 0.35 if faults or lasts > 1 else 0.9):
             trigger = rng.choice(_AT_MOMENTS)
             at = (
                 float(rng.randrange(1, scans + 1))
@@ -157,7 +175,7 @@ def _draw_faults(rng: Random, settings: Mapping[str, Value]) -> tuple[Fault, ...
                 else float(rng.choice([1, 1, 1, 2]))
             )
         elif faults and _sometimes(rng, 0.5):
-            trigger, at = "time", round(max(float(f.at) for f in faults) + rng.uniform(0, 4), 2)
+            trigger, at = "time", round(min(max(f.at for f in faults), lasts) + rng.uniform(0, 4), 2)
         else:
             trigger, at = "time", round(rng.uniform(0, lasts), 2)
         if trigger != "time" and name in {"first", "last", "certificate"}:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -19,7 +19,7 @@ from .reader import Reader
 from .sentinels import Actor
 from .servers import Node, SimServer
 
-__all__ = ["CLASSES", "Faults", "TRIGGERS", "default_args", "draw_args"]
+__all__ = ["CLASSES", "TRIGGERS", "Faults", "default_args", "draw_args"]
 
 # When a fault can come: at a time, or at the n-th time that this happens.
 TRIGGERS: Final = (
@@ -38,11 +38,17 @@ TRIGGERS: Final = (
     "connect",
 )
 
+T = TypeVar("T")
 Fire = Callable[["Faults", Mapping[str, Setting], "Machine[Any] | None", "Session | None"], object]
 
 
 def _seconds(args: Mapping[str, Setting]) -> float:
     return float(args.get("seconds", 5.0))
+
+
+def _each(things: Sequence[T], call: Callable[[T], object]) -> None:
+    for thing in things:
+        call(thing)
 
 
 class Faults:
@@ -159,7 +165,7 @@ def _stop(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) ->
         return False
     node.machine.hang()
     if node.is_master:
-        f.later(60.0, lambda: [other.check_link() for other in f.world.nodes])
+        f.later(60.0, lambda: _each(f.world.nodes, Node.check_link))
     f.later(_seconds(args), node.machine.resume)
     return True
 
@@ -247,7 +253,7 @@ def _deaf(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) ->
     actors = f.actors(args)
     for actor in actors:
         actor.machine.cut_off_client()
-    f.later(_seconds(args), lambda: [actor.machine.heal_client() for actor in actors])
+    f.later(_seconds(args), lambda: _each(actors, lambda actor: actor.machine.heal_client()))
     return True
 
 
@@ -263,7 +269,7 @@ def _sentinel_stop(f: Faults, args: Mapping[str, Setting], machine: Any, session
     actors = [actor for actor in f.actors(args) if actor.machine.runs]
     for actor in actors:
         actor.machine.hang()
-    f.later(_seconds(args), lambda: [actor.machine.resume() for actor in actors if actor.machine.up])
+    f.later(_seconds(args), lambda: _each(actors, lambda actor: actor.machine.resume() if actor.machine.up else None))
     return bool(actors)
 
 
@@ -271,7 +277,7 @@ def _sentinel_kill(f: Faults, args: Mapping[str, Setting], machine: Any, session
     actors = [actor for actor in f.actors(args) if actor.machine.up]
     for actor in actors:
         actor.machine.kill()
-    f.later(_seconds(args), lambda: [actor.start() for actor in actors if not actor.machine.up])
+    f.later(_seconds(args), lambda: _each(actors, lambda actor: None if actor.machine.up else actor.start()))
     return bool(actors)
 
 
@@ -282,7 +288,7 @@ def _stale(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
     others: list[Node | Actor] = [*world.nodes, *(other for other in world.actors if other is not actor)]
     for other in others:
         world.cut(actor, other)
-    f.later(_seconds(args), lambda: [world.heal(actor, other) for other in others])
+    f.later(_seconds(args), lambda: _each(others, lambda other: world.heal(actor, other)))
     return True
 
 
@@ -295,10 +301,12 @@ def _lying(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
         return False
     truth = known.master
     known.master = known.shown = lie
+    f.world.knows_changed()
 
     def over() -> None:
         if known.master == lie and actor.master.address == truth:
             known.master, known.shown = truth, None
+            f.world.knows_changed()
 
     f.later(_seconds(args), over)
     return True
@@ -540,7 +548,8 @@ def _odd_cursor(f: Faults, args: Mapping[str, Setting], machine: Any, session: A
     def odd(before: int, after: int) -> int:
         if kind == "circle":
             return 1 << 63 if before != 1 << 63 else (1 << 62) | (1 << 63)
-        return after if after == 0 else before + 4096
+        # Half of the way that it had come.
+        return (before << 1) % (1 << 64) or after
 
     program.odd_cursors = odd
 
@@ -613,6 +622,10 @@ def default_args() -> dict[str, dict[str, Setting]]:
     }
 
 
+def _one_of(rng: Random, *values: Setting) -> Setting:
+    return rng.choice(values)
+
+
 def draw_args(name: str, rng: Random) -> dict[str, Setting]:
     """Arguments by lot."""
     args: dict[str, Setting] = {}
@@ -625,7 +638,7 @@ def draw_args(name: str, rng: Random) -> dict[str, Setting]:
         args["back"] = rng.choice([0, round(rng.uniform(0.01, 3), 2), round(rng.uniform(3, 15), 1)])
         args["keeps"] = rng.choice(["all", "all", "saved", "none"])
     if name in {"sentinel-stop", "sentinel-kill", "deaf"}:
-        args["which"] = rng.choice([0, 1, 2, "all"])
+        args["which"] = _one_of(rng, 0, 1, 2, "all")
     if name in {"stale-sentinel", "lying-sentinel", "forgetful-sentinel", "garbage", "resync", "follow"}:
         args["which"] = rng.randrange(6)
     if name == "split":

@@ -9,6 +9,7 @@ Ticks number everything that happens: two things at one moment of the simulated 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class Ledger:
         return {key for key, since in self.since.items() if since < tick}
 
 
-def _carried_on(since: dict[bytes, int], datas: list[dict[bytes, object]], tick: int) -> dict[bytes, int]:
-    first, *others = datas or [{}]
+def _carried_on(since: dict[bytes, int], datas: Sequence[Mapping[bytes, object]], tick: int) -> dict[bytes, int]:
+    if not datas:
+        return {}
+    first, *others = datas
     return {key: since.get(key, tick) for key in first if all(key in other for other in others)}
 
 
-def carried_on(since: dict[bytes, int], data: dict[bytes, object], tick: int) -> dict[bytes, int]:
+def carried_on(since: dict[bytes, int], data: Mapping[bytes, object], tick: int) -> dict[bytes, int]:
     """The account of one data set, when it may have changed anywhere."""
     return {key: since.get(key, tick) for key in data}

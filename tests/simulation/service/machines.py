@@ -262,7 +262,7 @@ class Machines(Network):
         where = str(announced or dial)
         host = self.hosts.get((dial.host, dial.port))
         await trio.lowlevel.checkpoint()
-        if host is None:
+        if not isinstance(host, Machine):
             raise ServerConnectionError(f"{where} cannot be reached: no such machine")
         self.opened(host)
         if host.latency or host.cut_off:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 
@@ -22,6 +22,7 @@ from trio_sentinel_scan import (
     ServerUnavailable,
 )
 from trio_sentinel_scan._core.errors import NoReplicaAvailable
+from trio_sentinel_scan._core.identity import Address
 
 from .deployment import Deployment
 
@@ -107,7 +108,8 @@ class Reader:
 
     def heard(self, record: logging.LogRecord) -> None:
         if record.name == "trio_sentinel_scan.scan" and record.msg.startswith("the scan begins again"):
-            epoch, reason = record.args[0], record.args[1]  # type: ignore[index]  # logged so
+            assert isinstance(record.args, tuple)
+            epoch, reason = cast("tuple[int, str]", record.args[:2])
             self._began[epoch] = self.world.ledger.now()
             self.account.counts["restarts"] += 1
             if str(reason).startswith("MASTER_CHANGE"):
@@ -115,10 +117,10 @@ class Reader:
         elif record.name == "trio_sentinel_scan.sentinel" and "the master is" in record.msg:
             self.account.counts["changes of masters known"] += 1
             assert isinstance(record.args, tuple)
-            self._judge_view(record.args[1], record.args[2])  # type: ignore[arg-type]  # logged so
+            self._judge_view(*cast("tuple[Address, int]", record.args[1:3]))
             self._must_notice()
 
-    def _judge_view(self, address: Any, config_epoch: int) -> None:
+    def _judge_view(self, address: Address, config_epoch: int) -> None:
         """Config epochs do not go back, unless a majority says so."""
         now_named = [actor.monitored.master for actor in self.world.actors]
         has_majority = 2 * now_named.count((address.host, address.port)) > len(now_named)
@@ -347,8 +349,7 @@ class Reader:
             account.breaks("page", "an empty page")
         if page.epoch < self._epoch:
             account.breaks("epoch", f"a page of epoch {page.epoch} after one of {self._epoch}")
-        if page.epoch > self._epoch:
-            self._epoch = page.epoch
+        self._epoch = max(self._epoch, page.epoch)
         if page.position is not None:
             goes_back = self.settings["read_from"] == "replica"
             before = self._positions.get(pages, (-1, 0.0))
@@ -356,7 +357,7 @@ class Reader:
                 account.breaks("position", f"{page.position} after {before[1]} within epoch {page.epoch}")
             self._positions[pages] = page.epoch, page.position
         if self.settings["read_from"] == "master":
-            named = client._source.target.address  # type: ignore[union-attr]  # a SentinelService
+            named = client._source.target.address
             if page.server.address != named:
                 account.breaks(
                     "superseded", f"a page of {page.server.address}, though {named} is known to be the master"
@@ -416,6 +417,11 @@ class Reader:
         certificate = summary.certificate
         node = world.node_at((certificate.server.address.host, certificate.server.address.port))
         assert node is not None
+        # (The Sentinels are asked in two seconds at most; what they say is on its way for a little longer.)
+        if certificate.basis == "sentinels" and not world.had_majority(node.address, trio.current_time() - 3.0):
+            raise Violation("certificate", f"no majority has named {certificate.server}")
+        if summary.restarts:
+            account.counts["scans complete after a restart"] += 1
         dedupes = self.settings["dedupe"] != "no"
         if dedupes and (twice := [key for key, times in self._times.items() if times > 1]):
             raise Violation("twice", f"{len(twice)} keys came twice, and were to come once")
@@ -424,7 +430,8 @@ class Reader:
             self._judge_hash(found, tick)
             return
         owed = node.program.since_before(tick) if node.program.run_id == certificate.server.run_id else set()
-        if certificate.basis == "sentinels":
+        # (The server's own word alone may be that of a master that has been replaced; but one it must be.)
+        if certificate.basis == "sentinels" or (certificate.basis == "role" and not node.is_master):
             owed |= world.ledger.since_before(tick)
         if self.settings["match"]:
             owed = {key for key in owed if key.startswith(b"key:")}

@@ -422,8 +422,7 @@ class Actor:
 
     def vote(self, epoch: int, candidate: Actor) -> tuple[str, int]:
         """Whom it votes for in this epoch."""
-        if epoch > self.epoch:
-            self.epoch = epoch
+        self.epoch = max(self.epoch, epoch)
         if self.voted_epoch < epoch and self.epoch <= epoch:
             self.voted_for, self.voted_epoch = candidate.myid, epoch
             if candidate is not self:
@@ -483,7 +482,7 @@ class Actor:
             i
             for i in self.replicas.values()
             if i.down_since is None
-            and i.role == "slave"
+            and i.role
             and now - i.last_ok < 5 * PING_PERIOD
             and now - i.info_at < (5 * PING_PERIOD if self.master.down_since is not None else 3 * INFO_PERIOD)
             and i.link_down_for <= longest

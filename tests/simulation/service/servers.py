@@ -68,6 +68,11 @@ class SimServer(DataServer):
         """Whether what it holds is what it is taken to hold."""
         return self.master is None or self.link == "connected"
 
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether anybody listens here."""
+        return any(session.subscriptions and session.is_open() for session in self._sessions)
+
     def restart(self) -> None:
         super().restart()
         self.since = {}
@@ -236,7 +241,9 @@ class Node:
         self._try_later(0.05)
 
     def promote(self) -> None:
-        """REPLICAOF NO ONE."""
+        """REPLICAOF NO ONE; nothing, to a master."""
+        if self.is_master:
+            return
         self._leave_master()
         self.program.master = None
         self.replid2, self.shared = self.replid, self.offset
