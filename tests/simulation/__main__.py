@@ -6,68 +6,15 @@ Exit status 0 if no promise was broken, else 1; the report names each failure's 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
+from .many import play_for
 from .report import Tally
-from .runner import draw, run
+from .runner import run
 from .schedule import parse
 from .shrinking import shrink
 from .worlds import NAMES, world_of
-
-# So many schedules go to a process at a time.
-BATCH = 25
-# After so many broken promises there is enough to look at.
-MOST_FAILURES = 10
-
-
-def play_seeds(world_name: str, seeds: range) -> Tally:
-    """Draw and play the schedules of these seeds."""
-    tally = Tally()
-    for seed in seeds:
-        world = world_of(world_name)
-        outcome = run(draw(world, seed), world)
-        tally.count(outcome)
-        if outcome.violation is not None:
-            tally.failed(outcome, shrink(outcome, world) if len(tally.failures) < 2 else None)
-    return tally
-
-
-def play_for(names: list[str], *, seed: int, minutes: float, schedules: int | None, processes: int) -> Tally:
-    """Play until the time is over or there were so many, in so many processes."""
-    total = Tally()
-    end = time.monotonic() + minutes * 60
-
-    def batches() -> Iterator[tuple[str, range]]:
-        first, left = seed, schedules if schedules is not None else sys.maxsize
-        while left > 0 and (schedules is not None or time.monotonic() < end) and len(total.failures) < MOST_FAILURES:
-            for name in names:
-                size = min(BATCH, left)
-                if size > 0:
-                    yield name, range(first, first + size)
-                left -= size
-            first += BATCH
-
-    if processes == 1:
-        for name, seeds in batches():
-            total.add(play_seeds(name, seeds))
-            _say(total)
-        return total
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        running: set[Future[Tally]] = set()
-        for name, seeds in batches():
-            running.add(pool.submit(play_seeds, name, seeds))
-            if len(running) > processes:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    total.add(future.result())
-                _say(total)
-        for future in running:
-            total.add(future.result())
-    return total
 
 
 def replay(text: str, *, shrinks: bool, trace: bool) -> int:
@@ -107,7 +54,7 @@ def main() -> int:
     seed = int(time.time()) * 1000 if given.seed is None else given.seed
     start = time.monotonic()
     total = play_for(
-        names, seed=seed, minutes=given.minutes, schedules=given.schedules, processes=max(1, given.processes)
+        names, seed=seed, minutes=given.minutes, schedules=given.schedules, processes=max(1, given.processes), tell=_say
     )
     print(f"\nfirst seed {seed}")
     print(total.report([world_of(name) for name in names], time.monotonic() - start))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -37,6 +37,8 @@ class Account:
         self.endings: Counter[str] = Counter()
         # The first promise that was broken where nobody could raise it.
         self.broken: Violation | None = None
+        # Called then: the run need not go on.
+        self.on_broken: Callable[[], object] = lambda: None
         self._digest = 0
         self.lines: list[str] | None = None
 
@@ -53,6 +55,7 @@ class Account:
         if self.broken is None:
             self.broken = Violation(kind, what)
             self.trace(f"broken: {self.broken}")
+            self.on_broken()
 
     def trace(self, what: str) -> None:
         """Something happened: two runs of one schedule are the same if all of this was."""
@@ -100,6 +103,7 @@ class World(Protocol):
     async def play(self, schedule: Schedule, account: Account) -> None:
         """Set the world up, let the client at it, let the faults happen, and judge. Raises Violation.
 
+        What it does at a time of its own, without a task, goes into `Agenda.current()`.
         `random` and Trio's scheduler have been seeded; whatever else is drawn is to come from the schedule's seed.
         Nothing may be left behind: no task, no open stream, no patched name.
         """

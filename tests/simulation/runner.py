@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import trio
-import trio.testing
 from trio._core import _run as trio_run
 
+from .agenda import Agenda, clock_with
 from .playing import Account, Outcome, Violation, World
 from .schedule import Schedule
 
@@ -108,6 +108,7 @@ def run(schedule: Schedule, world: World, *, trace: bool = False) -> Outcome:
     outcome = Outcome(schedule, account, None)
     scope = trio.CancelScope()
     steps = _Steps(scope)
+    account.on_broken = lambda: scope.cancel(reason="a promise was broken")
 
     async def main() -> None:
         try:
@@ -117,10 +118,14 @@ def run(schedule: Schedule, world: World, *, trace: bool = False) -> Outcome:
             raise Violation("hang", f"not over after {PATIENCE:.0f} simulated seconds") from None
         finally:
             outcome.simulated = trio.current_time() - begun
-        if scope.cancelled_caught:
+        if agenda.error is not None:
+            raise agenda.error
+        if scope.cancelled_caught and account.broken is None:
             raise Violation("spin", f"{MOST_STEPS} steps, and no end")
 
-    clock = trio.testing.MockClock(autojump_threshold=0)
+    agenda = Agenda()
+    agenda.on_error = lambda: scope.cancel(reason="a call of the agenda failed")
+    clock = clock_with(agenda)
     begun = clock.current_time()
     start = time.perf_counter()
     collects = gc.isenabled()
