@@ -18,7 +18,7 @@ from tests.simulation.schedule import parse
 from tests.simulation.worlds import world_of
 
 # (World, how many schedules of it each shard plays): 20 shards of them.
-SLICE = {"service": 80}
+SLICE = {"service": 80, "cluster": 25}
 SHARDS = 20
 # `regressions.txt`: a line of comment for each schedule, and the schedule.
 REGRESSIONS = [
@@ -76,8 +76,9 @@ def test_schedules_repeat_in_another_process() -> None:
         "from tests.simulation.runner import draw, run\n"
         "from tests.simulation.worlds import world_of\n"
         "for seed in range(700_000, 700_012):\n"
-        "    world = world_of('service')\n"
-        "    print(run(draw(world, seed), world).account.digest)\n"
+        "    for name in ('service', 'cluster'):\n"
+        "        world = world_of(name)\n"
+        "        print(run(draw(world, seed), world).account.digest)\n"
     )
 
     def digests(hash_seed: str) -> list[str]:
@@ -87,4 +88,4 @@ def test_schedules_repeat_in_another_process() -> None:
 
     first = digests("1")
     assert first == digests("2")
-    assert len(set(first)) == 12
+    assert len(set(first)) == 24

@@ -16,7 +16,7 @@ def _service() -> World:
 
 
 def _cluster() -> World:
-    from .cluster.world import ClusterWorld  # noqa: PLC0415 (what one world needs, another does not wait for)
+    from .cluster.world import ClusterWorld
 
     return ClusterWorld()
 

@@ -253,7 +253,11 @@ class Bus:
         if master is None or not self.reaches(node.node_id, master.program.node_id) or node.link != "connected":
             return False
         self._flush(node)
-        return self.promote(node)
+        # (It answers nobody until it knows whether it has been replaced.)
+        slots = master.program.slots
+        if done := self.promote(node):
+            master.program.given[node.node_id] = slots
+        return done
 
     # ---- replication -----------------------------------------------------------------------------------------------
 

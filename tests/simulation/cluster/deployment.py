@@ -271,6 +271,8 @@ class SimulatedCluster:
         self.bus.wrote(target, key, value)
         source.put(0, key, None)
         self.bus.wrote(source, key, None)
+        if self.truth.only is not None:
+            self.truth.look(1 << slot_of(key))
         self.on_move()
         return True
 
@@ -323,7 +325,7 @@ class SimulatedCluster:
             return False
         self.copy_slots(slots, source, target)
         target.hidden &= ~slots
-        source.given.update((slot, target.node_id) for slot in self.hot if slots >> slot & 1)
+        source.given[target.node_id] = source.given.get(target.node_id, 0) | slots
         target.assign(slots, target.node_id)
         target.bump()
         if target.me.config_epoch <= source.me.config_epoch:

@@ -122,8 +122,8 @@ class Node(ShardServer):
         self.current_epoch = 0
         # Slots whose keys are coming in all at once: SCAN does not show them yet (an atomic migration).
         self.hidden = 0
-        # Slots that it has given away all at once, and to whom; until it believes it itself, it runs nothing there.
-        self.given: dict[int, str] = {}
+        # Whom it has given slots to, all at once; until it believes it itself, it runs nothing there.
+        self.given: dict[str, int] = {}
         # As CLUSTER INFO says it.
         self.is_ok = True
         # Called with the slots that it has lost to another node: their keys are to go.
@@ -274,7 +274,7 @@ class Node(ShardServer):
         for slot in [slot for slot in self.migrating if slots >> slot & 1 and self.flavour.by_slot]:
             # (Before that, the flag stays until SETSLOT comes here, too.)
             del self.migrating[slot]
-        self.given = {slot: to for slot, to in self.given.items() if not slots >> slot & 1}
+        self.given = {name: left for name, given in self.given.items() if (left := given & ~slots)}
         self.changed()
         for session in self._sessions:
             for kind, name in sorted(session.subscriptions):
@@ -330,8 +330,9 @@ class Node(ShardServer):
         if owner is None:
             return Error("CLUSTERDOWN Hash slot not served")
         if owner.node_id == self.node_id:
-            if self.given.get(slot) in self.peers:
-                return _redirect("MOVED", slot, self.peers[self.given[slot]])
+            heir = next((name for name, given in self.given.items() if given >> slot & 1), None)
+            if heir in self.peers:
+                return _redirect("MOVED", slot, self.peers[heir])
             target = self.migrating.get(slot)
             if target is None or all(here) or target not in self.peers:
                 return None
