@@ -184,6 +184,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """The simulation, for as long as told: `-- --minutes 30`. Not part of the default run, which plays a slice."""
+    session.install("-e.[demo]", *TESTS)
+    session.run("python", "-m", "tests.simulation", "--processes", "2", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmarks: figures to read, nothing that passes or fails. Arguments go to `python -m benchmarks`."""
     session.install("-e.[demo]", *dependency_groups(PYPROJECT, "bench"))

@@ -214,10 +214,46 @@ def test_it_changes_while_the_owner_is_swept(end: str) -> None:
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["with", "without"])
+def test_it_sets_out_and_is_taken_back_while_the_owner_is_swept(
+    monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """The masters were asked in between, for another lane's sake: they told of it, and it is not forgotten."""
+    if not guarded:
+        monkeypatch.setattr(Standing, "stirred_since", lambda *_: 0)
+    cluster = Cluster(keys=30)
+    one, _, three = cluster.nodes
+    # The first of its slots with keys: the sweep comes by it long before its end.
+    slot = next(slot for slot in HOT if three.slots >> slot & 1)
+    driver = ClusterDriver(cluster, max_nodes_at_once=1, segments=1)
+    driver.steps_until(lambda: len(driver.began) == 3)
+    surveys = driver.surveys
+    cluster.begin_move(slot, one)
+    cluster.move_keys(slot, one, 30)
+    driver.plan.look()
+    # (Not so soon after the last one.)
+    driver.now += 1
+    driver.steps_until(lambda: driver.surveys > surveys)
+    at_lane(driver, 3)
+    back = one.keys & keys_of(slot, 30)
+    assert back
+    one.keys -= back
+    three.keys |= back
+    three.migrating.clear()
+    one.importing.clear()
+    driver.run()
+    if guarded:
+        (restart,) = driver.check_complete().restarts
+        assert restart.slots == ((slot, slot),)
+    else:
+        assert driver.missed == back
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["with", "without"])
 def test_it_is_taken_back_while_the_target_is_swept(monkeypatch: pytest.MonkeyPatch, *, guarded: bool) -> None:
-    """The owner was swept by then, and has the keys again."""
+    """The owner was swept by then, and has the keys again. (Two guards: each of them is enough here.)"""
     if not guarded:
         monkeypatch.setattr(lane_judgement, "_word_is_alike", lambda *_: True)
+        monkeypatch.setattr(Standing, "stirred_since", lambda *_: 0)
     cluster = Cluster(keys=30)
     one, _, three = cluster.nodes
     cluster.begin_move(16_383, one)

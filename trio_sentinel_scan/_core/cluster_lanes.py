@@ -73,6 +73,8 @@ class Sweep:
     plan: LanePlan | None = None
     # Where its node was when it began; None for one that never does.
     address: Address | None = None
+    # Those of its slots that were seen to set out, or to come to rest, since it began; they may have done both.
+    stirred: SlotSet = NO_SLOTS
     undecided_since: float | None = None
     # What of a checkpoint it goes on from; None for a lane from the start of its slots.
     resumed: LaneMark | None = None
@@ -84,6 +86,11 @@ class Sweep:
         """The process that is swept, or was; None if none was found."""
         found = None if self.plan is None else self.plan.server
         return self.resumed.server if found is None and self.resumed is not None else found
+
+    def note_stirred(self, standing: Standing) -> None:
+        """All masters were asked while it was under way."""
+        words = {slot: half.word for slot, half in self.halves.items()} if self.lane.covers else self.before.words
+        self.stirred |= standing.stirred_since(words, self.slots)
 
 
 @dataclass(slots=True)
@@ -313,6 +320,8 @@ class ClusterLanes:
     def _begin(self, this: Round, node_id: str, owner_id: str, slots: SlotSet, *, covers: bool = False) -> None:
         scan, masters = self._scan, this.standing.masters
         epoch = self._epochs.highest(slots)
+        # One lane, one epoch: no slot's epoch goes back when its next lane has other company.
+        self._epochs.set(slots, epoch)
         parts = auto_segments(CursorFormat.SLOTS, scan.count) if scan.segments is None else scan.segments
         lane = Lane(
             number=self._numbers + 1,

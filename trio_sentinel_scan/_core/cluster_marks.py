@@ -54,7 +54,7 @@ class ClusterMarks(ClusterLanes):
         lanes = [this._replace(slots=this.slots & self._pending) for this in self._carried]
         # Slots that were on their way are worth nothing without what was said of them.
         lanes += [
-            sweep.mark._replace(slots=sweep.slots & ~sweep.before.flagged)
+            sweep.mark._replace(slots=sweep.slots & ~sweep.before.flagged & ~sweep.stirred)
             for sweep in (*self._under_way.values(), *self._swept.values())
             if sweep.mark is not None
         ]

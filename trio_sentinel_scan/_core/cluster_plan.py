@@ -166,6 +166,8 @@ class ClusterPlan(ClusterMarks):
         # Whatever is not settled by this one is asked about again a little later.
         self._not_before = now + HESITATION
         self._find_wanted(standing)
+        for sweep in (*self._under_way.values(), *self._swept.values()):
+            sweep.note_stirred(standing)
         self._judge_swept(standing, now)
         this = Round(standing, known, now)
         self._leave_the_lost(this)
@@ -221,8 +223,8 @@ class ClusterPlan(ClusterMarks):
     def _judge(self, sweep: Sweep, standing: Standing) -> LaneJudgement:
         if sweep.lane.covers:
             words = {slot: half.word for slot, half in sweep.halves.items()}
-            return judge_covering(sweep.lane, sweep.slots, words, standing)
-        return judge_owner(sweep.lane, sweep.slots, sweep.before, standing)
+            return judge_covering(sweep.lane, sweep.slots, words, standing, sweep.stirred)
+        return judge_owner(sweep.lane, sweep.slots, sweep.before, standing, sweep.stirred)
 
     def _conclude(self, sweep: Sweep, found: LaneJudgement, standing: Standing, now: float) -> None:
         lane, plan = sweep.lane, sweep.plan

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .slots import ALL_SLOTS, NO_SLOTS, SlotSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from .cluster_survey import NodeAccount, Survey
 
@@ -114,6 +114,19 @@ class Standing:
         account = self.masters.get(node_id)
         return None if account is None else account.myself.config_epoch
 
+    def stirred_since(self, words: Mapping[int, Word], slots: SlotSet) -> SlotSet:
+        """Those of these slots that have set out, or come to rest, since `words` was all that was said of them.
+
+        Only what the nodes concerned say counts: of one that could not be asked nothing has changed.
+        """
+        found = NO_SLOTS
+        for slot in {*words, *self.words}:
+            if slots >> slot & 1:
+                before, now = _moves_in(words, slot), _moves_in(self.words, slot)
+                if now - before or any(move.node_id in self.masters for move in before - now):
+                    found |= 1 << slot
+        return found
+
     @property
     def needed(self) -> int:
         """How many make a majority."""
@@ -175,3 +188,8 @@ class Standing:
             owner = next((node_id for node_id, slots in self.owned.items() if slots >> slot & 1), None)
             words[slot] = Word(owner, -1 if owner is None else self.epoch(owner) or 0, frozenset(of_slot))
         return words
+
+
+def _moves_in(words: Mapping[int, Word], slot: int) -> frozenset[Move]:
+    word = words.get(slot)
+    return frozenset() if word is None else word.moves

@@ -2,8 +2,8 @@
 
 A lane that is judged was swept to its end by one process in one role, and its consumer has taken all of it.
 
-- *Clean*: the slot was this node's at both times, and on its way at neither.
-- *Half*: it was on its way at both, and all that is said of it is alike. What the owner has not given yet was swept
+- *Clean*: the slot was this node's at both times, and on its way at neither, nor whenever the masters were asked in between.
+- *Half*: it was on its way at both, and in between, and all that is said of it is alike. What the owner has not given yet was swept
   there; what it has given is swept at the target, from now on. If the word still is the same then, it is *covered*.
 - Anything else is swept again.
 """
@@ -44,8 +44,10 @@ class LaneJudgement:
             self.again.append((slots, reason))
 
 
-def judge_owner(lane: Lane, slots: SlotSet, before: Standing, now: Standing) -> LaneJudgement:
-    """Judge these slots of a lane over their owner, as it was before."""
+def judge_owner(
+    lane: Lane, slots: SlotSet, before: Standing, now: Standing, stirred: SlotSet = NO_SLOTS
+) -> LaneJudgement:
+    """Judge these slots of a lane over their owner, as it was before. `stirred`: not at rest, or not on its way, since."""
     found = LaneJudgement()
     node_id = lane.owner_id
     claimed = now.own_word(node_id)
@@ -75,8 +77,8 @@ def judge_owner(lane: Lane, slots: SlotSet, before: Standing, now: Standing) -> 
     found.undecided = slots & ~now.own(node_id)
     found.reason = "no majority of the masters names the node the owner of its slots"
     slots &= ~found.undecided
-    on_their_way = slots & (before.flagged | now.flagged)
-    for slot in slots_in(on_their_way):
+    on_their_way = slots & (before.flagged | now.flagged | stirred)
+    for slot in slots_in(on_their_way & ~stirred):
         word = now.words.get(slot)
         if word is not None and _word_is_alike(before.words.get(slot), word):
             found.half[slot] = word
@@ -86,7 +88,9 @@ def judge_owner(lane: Lane, slots: SlotSet, before: Standing, now: Standing) -> 
     return found
 
 
-def judge_covering(lane: Lane, slots: SlotSet, words: Mapping[int, Word], now: Standing) -> LaneJudgement:
+def judge_covering(
+    lane: Lane, slots: SlotSet, words: Mapping[int, Word], now: Standing, stirred: SlotSet = NO_SLOTS
+) -> LaneJudgement:
     """Judge these slots of a lane over a node that they are on their way to; `words` is what was said of them."""
     found = LaneJudgement()
     problem = now.why_unsound(lane.node_id) if lane.node_id in now.masters else ""
@@ -95,7 +99,7 @@ def judge_covering(lane: Lane, slots: SlotSet, words: Mapping[int, Word], now: S
         return found
     for slot in slots_in(slots):
         word = now.words.get(slot)
-        if _word_is_alike(words[slot], word):
+        if _word_is_alike(words[slot], word) and not stirred >> slot & 1:
             found.good |= 1 << slot
         elif word is not None and word.owner is None:
             found.undecided |= 1 << slot

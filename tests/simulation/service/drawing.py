@@ -1,0 +1,184 @@
+"""Schedules of a service, by lot: what is scanned and how, what goes on beside it, and what befalls it when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Final
+
+from tests.simulation.schedule import Fault, Schedule, Value
+
+from .faults import CLASSES, draw_args
+
+__all__ = ["DEFAULTS", "draw"]
+
+# The plainest. A schedule says what is otherwise.
+DEFAULTS: Final[Mapping[str, Value]] = {
+    # The deployment.
+    "keys": 40,
+    "hash": 0,
+    "replicas": 2,
+    "sentinels": 3,
+    "down_after": 1.0,
+    "sentinels_failover_timeout": 10.0,
+    "lag": 0.0,
+    "sync": 0.5,
+    "latency": 0.0,
+    "at_once": 1,
+    "capa": 0,
+    "version": "7.0.15",
+    "password": 0,
+    "hash_seed": 0,
+    # The client and the scan.
+    "response_timeout": 2.0,
+    "failover_timeout": 20.0,
+    "kind": "scan",
+    "segments": 1,
+    "count": 5,
+    "dedupe": "no",
+    "prefetch": 0,
+    "page_size": 0,
+    "read_from": "master",
+    "fallback": 0,
+    "on_failover": "restart",
+    "max_restarts": 10,
+    "certify": "sentinels",
+    "match": 0,
+    "duty": 1.0,
+    # The consumer.
+    "consumers": 1,
+    "think": 0.0,
+    "stops": 0,
+    "stop_after": 1,
+    "stop_how": "again",
+    # Beside it.
+    "churn": 0.0,
+    "callers": 0,
+    "retry_writes": 0,
+    "listener": 0,
+    # Whether, when all is over and mended, one more scan must be complete.
+    "recovers": 0,
+}
+
+# Faults that end the master's reign sooner or later, and those that bring it about by themselves.
+_FAILOVERS: Final = ("kill", "stop", "planned", "coordinated", "handover", "split")
+_AT_MOMENTS: Final = ("scan", "scanned", "first", "last", "taken", "certificate", "promotion", "switch", "connect")
+
+
+def _sometimes(rng: Random, chance: float) -> bool:
+    return rng.random() < chance
+
+
+def _one_of(rng: Random, *values: Value) -> Value:
+    return rng.choice(values)
+
+
+def draw(world: str, rng: Random, seed: int) -> Schedule:
+    """A schedule by lot."""
+    settings: dict[str, Value] = dict(DEFAULTS)
+    _draw_deployment(rng, settings)
+    _draw_scan(rng, settings)
+    _draw_consumer(rng, settings)
+    faults = _draw_faults(rng, settings)
+    kept = {name: value for name, value in settings.items() if value != DEFAULTS[name]}
+    return Schedule(world, seed, kept, faults)
+
+
+def _draw_deployment(rng: Random, settings: dict[str, Value]) -> None:
+    settings["keys"] = rng.choice([30, 60, 60, 120, 120, 250])
+    settings["replicas"] = rng.choice([2, 2, 2, 1, 3])
+    settings["sentinels"] = rng.choice([3, 3, 3, 3, 5])
+    settings["lag"] = rng.choice([0.0, 0.0, 0.1, 1.5])
+    settings["sync"] = rng.choice([0.2, 0.5, 3.0])
+    settings["latency"] = rng.choice([0.0, 0.0, 0.001, 0.02])
+    settings["at_once"] = rng.randrange(2)
+    settings["capa"] = rng.randrange(2)
+    settings["version"] = rng.choice(["7.0.15", "6.2.14"])
+    settings["password"] = int(_sometimes(rng, 0.15))
+    settings["down_after"] = rng.choice([1.0, 1.0, 3.0])
+    settings["response_timeout"] = rng.choice([1.0, 2.0, 5.0])
+    settings["failover_timeout"] = rng.choice([5.0, 20.0, 20.0, 60.0])
+
+
+def _draw_scan(rng: Random, settings: dict[str, Value]) -> None:
+    settings["segments"] = _one_of(rng, 1, 1, 2, 4, 8, "auto")
+    settings["count"] = rng.choice([1, 5, 5, 10, 10, 20, 0])
+    settings["dedupe"] = rng.choice(["no", "no", "memory", "memory", "store"])
+    settings["prefetch"] = rng.choice([0, 1, 2, 2, 10])
+    settings["page_size"] = rng.choice([0, 0, 0, 1, 7])
+    if settings["count"] == 1:
+        settings["keys"] = 30
+    # A pass takes no time, or some seconds: what befalls it has to find it.
+    settings["think"] = round(rng.choice([0.0, 0.3, 2.0, 4.0, 7.0]) / _pages(settings), 3)
+    if _sometimes(rng, 0.2):
+        settings["read_from"] = "replica"
+        settings["fallback"] = rng.randrange(2)
+    if _sometimes(rng, 0.1):
+        settings["on_failover"] = "raise"
+    if _sometimes(rng, 0.15):
+        settings["max_restarts"] = rng.choice([0, 1, 3])
+    if _sometimes(rng, 0.15):
+        settings["certify"] = "role"
+    if _sometimes(rng, 0.2):
+        settings["match"] = 1
+    if _sometimes(rng, 0.1):
+        settings["duty"] = 0.3
+    if _sometimes(rng, 0.08) and settings["read_from"] == "master":
+        settings["kind"], settings["hash"], settings["match"] = "hscan", rng.choice([10, 60, 150]), 0
+        settings["segments"] = _one_of(rng, 1, "auto")
+
+
+def _draw_consumer(rng: Random, settings: dict[str, Value]) -> None:
+    if _sometimes(rng, 0.2):
+        settings["consumers"] = 2
+    if _sometimes(rng, 0.35):
+        settings["stops"] = rng.choice([1, 1, 2])
+        settings["stop_after"] = rng.randrange(1, 8)
+        settings["stop_how"] = rng.choice(["again", "raise", "resume", "resume"])
+        if settings["stop_how"] == "resume":
+            settings["consumers"] = 1
+            if settings["dedupe"] == "memory":
+                settings["dedupe"] = "no"
+        elif settings["dedupe"] == "store":
+            settings["dedupe"] = "memory"
+    if _sometimes(rng, 0.4):
+        settings["churn"] = rng.choice([1.0, 5.0, 20.0])
+    if _sometimes(rng, 0.25):
+        settings["callers"] = rng.choice([1, 3])
+        settings["retry_writes"] = int(_sometimes(rng, 0.2))
+    if _sometimes(rng, 0.2):
+        settings["listener"] = 1
+    if _sometimes(rng, 0.07):
+        settings["recovers"] = 1
+
+
+def _pages(settings: Mapping[str, Value]) -> int:
+    """About how many pages one pass has."""
+    size = int(settings["page_size"]) or int(settings["count"]) or 10
+    return max(3, int(settings["hash"] or settings["keys"]) // size)
+
+
+def _draw_faults(rng: Random, settings: Mapping[str, Value]) -> tuple[Fault, ...]:
+    number = rng.choice([0, 1, 1, 2, 2, 3, 4])
+    scans = max(3, int(settings["hash"] or settings["keys"]) // (int(settings["count"]) or 10))
+    lasts = _pages(settings) * float(settings["think"])
+    faults: list[Fault] = []
+    for _ in range(number):
+        name = rng.choice(_FAILOVERS) if _sometimes(rng, 0.4) else rng.choice(sorted(CLASSES))
+        if name in {"cut", "stuck", "garbage", "push"}:
+            trigger, at = rng.choice(["scan", "scan", "first", "certificate"]), float(rng.randrange(1, scans + 1))
+        elif _sometimes(rng, 0.35 if faults or lasts > 1 else 0.9):
+            trigger = rng.choice(_AT_MOMENTS)
+            at = (
+                float(rng.randrange(1, scans + 1))
+                if trigger in {"scan", "scanned", "taken"}
+                else float(rng.choice([1, 1, 1, 2]))
+            )
+        elif faults and _sometimes(rng, 0.5):
+            trigger, at = "time", round(min(max(f.at for f in faults), lasts) + rng.uniform(0, 4), 2)
+        else:
+            trigger, at = "time", round(rng.uniform(0, lasts), 2)
+        if trigger != "time" and name in {"first", "last", "certificate"}:
+            at = 1.0
+        faults.append(Fault(name, trigger, at, draw_args(name, rng)))
+    return tuple(faults)

@@ -1,0 +1,91 @@
+"""A slice of what `nox -s simulate` does for as long as it is told: the same seeds each time, in shards.
+
+And every schedule that once broke a promise, with what it found.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.playing import Violation
+from tests.simulation.report import Tally
+from tests.simulation.runner import draw, run
+from tests.simulation.schedule import parse
+from tests.simulation.worlds import world_of
+
+# (World, how many schedules of it each shard plays): 20 shards of them.
+SLICE = {"service": 80, "cluster": 25}
+SHARDS = 20
+# `regressions.txt`: a line of comment for each schedule, and the schedule.
+REGRESSIONS = [
+    line
+    for line in (Path(__file__).parent / "regressions.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def play(world_name: str, seeds: range) -> Tally:
+    """Play the schedules of these seeds; fails at the first broken promise, with the line that replays it."""
+    tally = Tally()
+    for seed in seeds:
+        world = world_of(world_name)
+        outcome = run(draw(world, seed), world)
+        tally.count(outcome)
+        if outcome.violation is not None:
+            pytest.fail(_how_to_replay(outcome.violation, str(outcome.schedule)), pytrace=False)
+    return tally
+
+
+def _how_to_replay(violation: Violation, schedule: str) -> str:
+    return f"{violation}\n\npython -m tests.simulation --replay '{schedule}' --shrink"
+
+
+@pytest.mark.parametrize("world_name", sorted(SLICE))
+def test_a_few_schedules(world_name: str) -> None:
+    """For the desk."""
+    tally = play(world_name, range(900_000, 900_020))
+    assert tally.counts["keys checked"] > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.parametrize("world_name", sorted(SLICE))
+def test_schedules(world_name: str, shard: int) -> None:
+    """No promise is broken, and the shard was worth its time: most scans come to their end, and faults take effect."""
+    tally = play(world_name, range(shard * 1000, shard * 1000 + SLICE[world_name]))
+    assert tally.counts["keys checked"] > 20 * tally.schedules
+    assert len(tally.hit) > 15
+
+
+@pytest.mark.parametrize("number", range(len(REGRESSIONS)))
+def test_what_once_broke_a_promise(number: int) -> None:
+    """Each of these found something that was then mended."""
+    schedule = parse(REGRESSIONS[number])
+    outcome = run(schedule, world_of(schedule.world))
+    if outcome.violation is not None:
+        pytest.fail(_how_to_replay(outcome.violation, str(schedule)), pytrace=False)
+
+
+def test_schedules_repeat_in_another_process() -> None:
+    """With another seed of Python's hashes, other addresses in memory, at another time."""
+    program = (
+        "from tests.simulation.runner import draw, run\n"
+        "from tests.simulation.worlds import world_of\n"
+        "for seed in range(700_000, 700_012):\n"
+        "    for name in ('service', 'cluster'):\n"
+        "        world = world_of(name)\n"
+        "        print(run(draw(world, seed), world).account.digest)\n"
+    )
+
+    def digests(hash_seed: str) -> list[str]:
+        env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": "."}
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+        return done.stdout.split()
+
+    first = digests("1")
+    assert first == digests("2")
+    assert len(set(first)) == 24
