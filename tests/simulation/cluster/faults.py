@@ -507,7 +507,9 @@ class Faults:
     def _grow(self, node: int, keys: int) -> Script:
         cluster = self._cluster
         hot = cluster.slots_of_keys(self._master(node).program)
-        owners = {slot: owner for slot in hot if (owner := cluster.owner(slot)) is not None and cluster.can_write(owner)}
+        owners = {
+            slot: owner for slot in hot if (owner := cluster.owner(slot)) is not None and cluster.can_write(owner)
+        }
         if not owners:
             yield -1
             return
