@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
@@ -34,6 +35,17 @@ KEYS_AT_ONCE: Final = 1000
 # Sets that stay, and what each of them has: enough for a table, as a small one is scanned in one go.
 SETS: Final = tuple(f"set:{number}" for number in range(4))
 MEMBERS: Final = frozenset(b"member:%d" % number for number in range(1_500))
+# What is written to all the time: counters, registers, and keys that come and go, so that the tables grow, shrink and
+# rehash while they are scanned.
+COUNTERS: Final = 8
+CHURN: Final = 2_000
+WRITTEN: Final = frozenset(
+    [
+        *(b"count:%d" % number for number in range(COUNTERS)),
+        *(b"register:%d" % number for number in range(COUNTERS)),
+        *(b"passes:%d" % number for number in range(CHURN)),
+    ]
+)
 # By which the client's connections are known.
 CLIENT_NAME: Final = "chaos"
 
@@ -240,6 +252,12 @@ class ClusterArena(Arena):
             response_timeout=RESPONSE_TIMEOUT,
             failover_timeout=FAILOVER_TIMEOUT,
         )
+
+    def quiet_slots(self) -> list[int]:
+        """Slots with several of the keys that stay, and none that is ever written to."""
+        counts = Counter(slot_of(key) for batch in self.batches for key in batch)
+        written = {slot_of(key) for key in WRITTEN}
+        return sorted(slot for slot, count in counts.items() if count > 1 and slot not in written)
 
     async def whole(self) -> None:
         await self.cluster.wait_until_ready()

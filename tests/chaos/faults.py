@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from tests.chaos.arenas import CLIENT_NAME, DOWN_AFTER, Arena, ClusterArena, SentinelArena, some_of
+from tests.chaos.arenas import CLIENT_NAME, DOWN_AFTER, PATIENCE, Arena, ClusterArena, SentinelArena, some_of
 from tests.real.cluster_scenes import can_move_atomically
 from trio_sentinel_scan.testing import CommandFailed, LocalClusterNode, LocalRedis, LocalServer, ServerNotRunning
 
@@ -160,9 +160,53 @@ async def migrate_by_steps(arena: ClusterArena, dice: random.Random) -> None:
     for slot in dice.sample(slots, min(8, len(slots))):
         migration = await arena.cluster.begin_migration(slot, target)
         await migration.move(1)
-        await trio.sleep(dice.choice([0.0, 0.1, 0.5]))
+        await trio.sleep(dice.choice([0.0, 0.1, 0.5, 2.0]))
         await migration.move()
         await migration.finish()
+
+
+async def fail_over_half_way(arena: ClusterArena, dice: random.Random) -> None:
+    """CLUSTER FAILOVER of a slot's source, half of whose keys are at the target: Redis 7.0 forgets then that it moves.
+
+    Whoever asks the new owner for a key that has moved hears that there is none; so it is a slot that nobody writes to.
+    """
+    cluster = arena.cluster
+    slot = dice.choice(arena.quiet_slots())
+    source = await cluster.owner(slot)
+    target = dice.choice([node for node in await cluster.masters() if node is not source])
+    await (await cluster.begin_migration(slot, target)).move(1)
+    await trio.sleep(dice.choice([0.0, 0.5]))
+    (new,) = await cluster.replicas(source)
+    await new.execute("CLUSTER", "FAILOVER")
+    new_id = await new.node_id()
+    with trio.fail_after(PATIENCE):
+        while not (view := (await target.views()).get(new_id)) or not view.is_master:  # noqa: ASYNC110 (as above)
+            await trio.sleep(0.01)
+    await trio.sleep(dice.choice([0.0, 1.0, 3.0]))
+    # One that takes a slot in does not believe others about it: to it the slot has no owner now, and all is down.
+    await target.execute("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+    await cluster.wait_until_ready()
+    migration = await cluster.begin_migration(slot, target)
+    await migration.move()
+    await migration.finish()
+
+
+async def kill_beside_a_move(arena: ClusterArena, dice: random.Random) -> None:
+    """Slots move from one master to another, and a third one is killed. (It hears of the move when it is back.)"""
+    source, target, third = dice.sample(await arena.cluster.masters(), 3)
+    slots = dice.sample(sorted((await source.view()).slots), 8)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_move_all, arena, slots, target)
+        await third.kill()
+        await arena.cluster.wait_for_new_master(third)
+    await third.start()
+
+
+async def _move_all(arena: ClusterArena, slots: Sequence[int], target: LocalClusterNode) -> None:
+    for slot in slots:
+        # The last step, which tells all masters, meets one that is not there.
+        with suppress(CommandFailed, ServerNotRunning):
+            await arena.cluster.migrate_slot(slot, target)
 
 
 async def migrate_atomically(arena: ClusterArena, dice: random.Random) -> None:
@@ -272,6 +316,8 @@ IN_A_CLUSTER: Final = (
     Fault("CLUSTER FAILOVER", planned, replaces=True),
     Fault("many slots move", reshard),
     Fault("slots move step by step", migrate_by_steps),
+    Fault("the source of a slot fails over half way", fail_over_half_way, replaces=True),
+    Fault("slots move while another master is killed", kill_beside_a_move, loses=True),
     Fault("slots move atomically", migrate_atomically, possible=_can_migrate_atomically),
     Fault("a master cut off from the others", isolate, loses=True),
 )

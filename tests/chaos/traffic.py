@@ -9,12 +9,10 @@ from typing import Any, Final
 import trio
 from redis.exceptions import RedisError
 
+from tests.chaos.arenas import CHURN, COUNTERS
 from tests.chaos.report import Account
 from trio_sentinel_scan import CommandOutcomeUnknown, SentinelScanError
 
-COUNTERS: Final = 8
-# How many keys come and go, so that the tables grow, shrink and rehash while they are scanned.
-CHURN: Final = 2_000
 _CHURN_AT_ONCE: Final = 500
 _PAUSE: Final = 0.01
 
