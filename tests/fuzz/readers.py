@@ -144,7 +144,7 @@ def collection_replies(replies: Any) -> None:
     replies = replies if isinstance(replies, list) else [replies]
     for type_ in ("hash", "set", "zset"):
         with contextlib.suppress(ProtocolError):
-            Collection(type_, b"key").read_replies(replies, HERE)  # type: ignore[arg-type]  # (a str to mypy)
+            Collection(type_, b"key").read_replies(replies, HERE)
     read_size(replies[0] if replies else None, HERE)
 
 
