@@ -11,7 +11,7 @@ from trio_sentinel_scan._core.cluster_checkpoint import parse_cluster_checkpoint
 from trio_sentinel_scan._core.cluster_map import read_shards, read_slots
 from trio_sentinel_scan._core.cluster_survey import read_nodes
 from trio_sentinel_scan._core.cluster_work import read_redirection
-from trio_sentinel_scan._core.command_keys import key_places, keys_at
+from trio_sentinel_scan._core.command_keys import key_places, keys_at, read_key_places
 from trio_sentinel_scan._core.cursor import version_of
 from trio_sentinel_scan._core.errors import CheckpointInvalid, ProtocolError
 from trio_sentinel_scan._core.handshake import read_role
@@ -76,6 +76,14 @@ def test_a_nodes_address_that_cannot_be(where: str) -> None:
 @pytest.mark.parametrize("words", ["MOVED 7 /run/admin.sock:0", "ASK 7 h:0", "MOVED 7 h:65536", "MOVED 16384 h:1"])
 def test_a_redirection_to_nowhere_is_an_error_like_others(words: str) -> None:
     assert read_redirection(parse_error_reply(words), HERE) is None
+
+
+@pytest.mark.parametrize(
+    "places, flags", [((INFINITE, 1, 1), []), ((1, [], 1), []), ((1, 1, DIGITS), []), ((1, 1, 1), None)]
+)
+def test_places_of_keys_that_cannot_be(places: tuple[object, ...], flags: object) -> None:
+    with pytest.raises(ProtocolError, match="COMMAND INFO"):
+        read_key_places([[b"frob", 2, flags, *places]])
 
 
 def test_a_version_with_too_many_digits() -> None:

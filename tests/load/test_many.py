@@ -30,7 +30,7 @@ async def client(service: Service) -> AsyncGenerator[SentinelClient]:
         yield client
 
 
-def some_or(many: int, some: int) -> Any:
+def some_or(many: int, some: int) -> pytest.MarkDecorator:
     """By default fewer than in the full run."""
     marks = [pytest.mark.full, pytest.mark.slow]
     return pytest.mark.parametrize("number", [some, pytest.param(many, marks=marks)])
@@ -38,7 +38,8 @@ def some_or(many: int, some: int) -> Any:
 
 async def keys_of(client: SentinelClient, **options: Any) -> set[bytes]:
     """A whole scan."""
-    async with client.open_scan(**{"count": 20, "segments": 1} | options) as pages:
+    arguments: dict[str, Any] = {"count": 20, "segments": 1, **options}
+    async with client.open_scan(**arguments) as pages:
         return {key for page in [page async for page in pages] for key in page}
 
 

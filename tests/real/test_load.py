@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.load.flatness import Flatness, open_descriptors
-from tests.real.scenes import clients_tasks, until
+from tests.real.scenes import clients_tasks, until_followed
 from trio_sentinel_scan import Gap, Message, RedisClient, SentinelClient
 from trio_sentinel_scan.testing import LocalRedis, LocalSentinel
 
@@ -126,7 +126,7 @@ async def test_failovers_leave_nothing_behind(server_binary: ServerBinary, round
                     assert pages.summary.epoch > 0
                     assert len(found | keys) == len(keys) + (b"n" in found)
                     await client.set("n", number)
-                    await until(lambda new=new: client.server.address == new.address)  # type: ignore[misc]  # (a default)
+                    await until_followed(client, new)
                     while not isinstance(await subscriber.receive(), Gap):
                         pass
                     if number >= rounds // 3 and number % 8 == 0:

@@ -87,7 +87,7 @@ async def socket_server(
     server = SocketServer(context, keys)
     async with trio.open_nursery() as nursery:
         [listener, *_] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, server.serve, [listener])
+        await nursery.start(trio.serve_listeners, server.serve, [listener])
         host, port = listener.socket.getsockname()
         server.program.address = (host, port)
         yield server, (host, port)

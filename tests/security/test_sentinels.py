@@ -141,3 +141,4 @@ async def test_no_server_sends_us_to_a_unix_socket() -> None:
         read_answer(SHOWN, [b"/run/admin.sock", b"0"], SHOWN, [])
     for words in ("MOVED 7 /run/admin.sock:0", "ASK 7 /run/admin.sock:0", "MOVED 7 h:65536", "MOVED 16384 h:1"):
         assert read_redirection(parse_error_reply(words), Address("10.0.0.1", 1)) is None
+    await trio.lowlevel.checkpoint()

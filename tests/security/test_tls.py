@@ -46,13 +46,13 @@ def wrong_name() -> Contexts:
 
 
 def expired() -> Contexts:
-    now = dt.dt.now(dt.UTC)
+    now = dt.datetime.now(dt.UTC)
     authority = trustme.CA()
     return contexts(authority, authority.issue_cert("127.0.0.1", not_before=now - YEAR, not_after=now - YEAR / 2))
 
 
 def not_valid_yet() -> Contexts:
-    now = dt.dt.now(dt.UTC)
+    now = dt.datetime.now(dt.UTC)
     authority = trustme.CA()
     return contexts(authority, authority.issue_cert("127.0.0.1", not_before=now + YEAR / 2, not_after=now + YEAR))
 

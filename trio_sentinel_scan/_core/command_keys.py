@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from .errors import ProtocolError
 from .replies import as_list, as_text
 
 if TYPE_CHECKING:
@@ -202,16 +203,22 @@ def keys_at(places: KeyPlaces, words: Words) -> list[Argument]:
 
 
 def read_key_places(reply: object) -> KeyPlaces:
-    """What COMMAND INFO says of one command: where its keys are. One that the server does not know has none."""
+    """What COMMAND INFO says of one command: where its keys are. One that the server does not know has none.
+
+    Raises ProtocolError if it makes no sense.
+    """
     entries: list[Any] = as_list(reply) or []
     entry = as_list(entries[0]) if entries else None
     if entry is None or len(entry) < 6:
         return Unlisted.NO_KEYS
-    flags = {as_text(flag) for flag in entry[2]}
+    try:
+        flags = {as_text(flag) for flag in entry[2]}
+        first, last, step = (int(as_text(number)) for number in entry[3:6])
+    except (TypeError, ValueError):
+        raise ProtocolError("COMMAND INFO was answered with something else than what it is to tell") from None
     if "movablekeys" in flags or (len(entry) > 9 and entry[9]):
         # (Of a command with subcommands it is another place for each.)
         return Unlisted.ASK_EACH_TIME
-    first, last, step = (int(number) for number in entry[3:6])
     return Span(first, last, max(step, 1)) if first > 0 else Unlisted.NO_KEYS
 
 
