@@ -17,8 +17,9 @@ import trio
 
 from tests.trio.fakes.data_server import Value
 
+from .beliefs import Header, Peer
 from .hosts import NodeHost
-from .nodes import Header, Node, Peer
+from .nodes import Node
 
 __all__ = ["Bus", "Timing"]
 

@@ -26,7 +26,7 @@ from trio_sentinel_scan import (
 from trio_sentinel_scan._core.slots import slot_of
 
 from ..runner import SECRET
-from .deployment import key_in
+from .keys import key_in
 
 if TYPE_CHECKING:
     from trio_sentinel_scan import ScanPage, ScanSummary
@@ -57,13 +57,12 @@ class ScanUnderTest:
     """One scan: in one process, or in several that go on from each other's checkpoints."""
 
     def __init__(
-        self, cluster: SimulatedCluster, faults: Faults, settings: Mapping[str, Value], account: Account, rng: Random
+        self, cluster: SimulatedCluster, faults: Faults, settings: Mapping[str, Value], account: Account
     ) -> None:
         self._cluster = cluster
         self._faults = faults
         self._settings = settings
         self._account = account
-        self._rng = rng
         self.is_under_way = False
         # Nothing more comes of it.
         self.is_over = False
@@ -216,6 +215,7 @@ class ScanUnderTest:
         if isinstance(error, SlotsNotCovered) and self._settings["uncovered"]:
             account.breaks("uncovered", f"though it was to do without: {error}")
         if isinstance(error, (ScanInterrupted, ScanRestartsExhausted, ScanNotCertified)):
+            assert error.summary is not None
             self._count_restarts(error.summary)
             if error.summary.complete:
                 account.breaks("summary", "the scan has failed, and the summary says that it is complete")
