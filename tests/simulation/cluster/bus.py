@@ -89,7 +89,7 @@ class Bus:
         return host is not None and host.up and not host.hung
 
     def reaches(self, a: str, b: str) -> bool:
-        """Whether messages go to and fro between two nodes."""
+        """Whether messages pass between two nodes, both ways."""
         cut = self.isolated & {a, b}
         return not cut and self.is_alive(a) and self.is_alive(b)
 

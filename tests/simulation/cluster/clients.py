@@ -23,7 +23,7 @@ from trio_sentinel_scan import (
     SlotsNotCovered,
     SubscriptionLost,
 )
-from trio_sentinel_scan._core.slots import slot_of
+from trio_sentinel_scan._core.slots import SLOTS, slot_of
 
 from ..runner import SECRET
 from .keys import key_in
@@ -178,6 +178,10 @@ class ScanUnderTest:
         if summary.keys != handed_out.total():
             account.breaks("summary", f"{summary.keys} keys, and {handed_out.total()} were handed out")
         self._count_restarts(summary)
+        certified = 0 if summary.certificate is None else summary.certificate.slots or 0
+        left_out = sum(last - first + 1 for first, last in summary.uncovered_slots)
+        if self._checkpoint is None and self.node is None and certified + left_out != SLOTS:
+            account.breaks("certificate", f"it is of {certified} slots, and {left_out} were left out")
         if summary.uncovered_slots and not self._settings["uncovered"]:
             account.breaks("left out", "slots without an owner were left out, and were not to be")
         if summary.slots_let_go and self.node is None:

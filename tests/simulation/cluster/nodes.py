@@ -20,11 +20,11 @@ _TRY_AGAIN: Final = Error("TRYAGAIN Multiple keys request during rehashing of sl
 _SLOT_BITS: Final = 14
 
 
-class SlotTable:
+class SlotTable(Table):
     """A table for each slot: the cursor has the slot in its low bits."""
 
     def __init__(self, seed: bytes) -> None:
-        self._seed = seed
+        super().__init__(seed)
         self._tables: dict[int, Table] = {}
         self._size = 0
 
@@ -87,7 +87,7 @@ class Node(Believer):
 
     def _table(self, db: int) -> Table:
         if db not in self._tables and self.flavour.by_slot:
-            self._tables[db] = SlotTable(self._seed)  # type: ignore[assignment]  # it has all that is used of a table
+            self._tables[db] = SlotTable(self._seed)
         return super()._table(db)
 
     def keys_in(self, slot: int) -> list[bytes]:
