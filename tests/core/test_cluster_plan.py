@@ -175,9 +175,14 @@ def test_half_done_for_the_scans_length(form: CursorFormat) -> None:
     cluster.move_keys(16_383, one, 4)
     driver = ClusterDriver(cluster, form)
     driver.run()
-    assert driver.check_complete().restarts == ()
+    summary = driver.check_complete()
+    assert summary.restarts == ()
     covering = [step for step in driver.began if step.lane.covers]
     assert [(step.lane.node_id, step.lane.owner_id) for step in covering] == [(one.node_id, three.node_id)]
+    # Two processes have brought the slot to its end, and it is one slot.
+    assert summary.certificate is not None
+    assert summary.certificate.slots == 16_384
+    assert sum(one.slots for one in summary.certificate.nodes) == 16_385
 
 
 @FORMS

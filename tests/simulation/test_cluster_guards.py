@@ -1,7 +1,7 @@
 """Each guard of a cluster's scan, switched off: the simulation finds what it was there for, and nothing with it on.
 
-The schedules are drawn as always, from the classes of faults that the guard is about. The first that goes wrong is played
-once more with the guard in place.
+The schedules are drawn as always, from the classes of faults that the guard is about. The first that goes wrong is
+played once more with the guard in place.
 """
 
 from __future__ import annotations

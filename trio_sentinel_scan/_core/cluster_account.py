@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .slots import SlotSet, ranges_of
+from .slots import NO_SLOTS, SlotSet, ranges_of
 from .summary import Certificate, Restart, ScanSummary
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ class ClusterAccount:
         self._scans = 0
         self._reconnects = 0
         self._restarts: list[tuple[Restart, SlotSet]] = []
-        # Of each process that has brought slots to their end, by node and process.
-        self._certificates: dict[tuple[str, ServerIdentity], Certificate] = {}
+        # Of each process that has brought slots to their end, by node and process, and which slots these are: one that is
+        # covered was brought to its end by two, and some that were swept again by the same one twice.
+        self._certificates: dict[tuple[str, ServerIdentity], tuple[Certificate, SlotSet]] = {}
 
     def handed_out(self, page: ScanPage[Any], lane: Lane, now: float) -> None:
         """The consumer has this page of that lane now."""
@@ -73,28 +74,32 @@ class ClusterAccount:
         assert server is not None
         assert told is not None
         key = plan.lane.node_id, server
-        before = self._certificates.get(key)
+        whole = slots | self._certificates[key][1] if key in self._certificates else slots
         owner_id = plan.lane.owner_id
         # Whoever takes slots in does not own them: it is the master that their owner names.
         owned = slots & standing.own(owner_id)
-        self._certificates[key] = Certificate(
+        certificate = Certificate(
             basis="cluster",
             server=server,
             role=told.role,
             replicas=told.replicas,
             config_epoch=standing.epoch(owner_id),
-            slots=slots.bit_count() + (0 if before is None else before.slots),
+            slots=whole.bit_count(),
             node=plan.lane.node_id,
             masters_known=len(standing.voters) if by_majority else 0,
             masters_agreeing=standing.agreeing(owner_id, owned) if by_majority else 0,
         )
+        self._certificates[key] = certificate, whole
 
     def certificate(self) -> Certificate | None:
         """That of the whole; None if there was nothing to scan."""
-        found = tuple(self._certificates.values())
+        found = tuple(certificate for certificate, _ in self._certificates.values())
         if not found:
             return None
-        return replace(found[0], slots=sum(one.slots for one in found), nodes=found, node=None)
+        slots = NO_SLOTS
+        for _, some in self._certificates.values():
+            slots |= some
+        return replace(found[0], slots=slots.bit_count(), nodes=found, node=None)
 
     def ended(self, now: float) -> None:
         """The scan's time is over. The first such moment counts."""

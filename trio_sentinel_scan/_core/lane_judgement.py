@@ -2,10 +2,11 @@
 
 A lane that is judged was swept to its end by one process in one role, and its consumer has taken all of it.
 
-- *Clean*: the slot was this node's at both times, and on its way at neither, nor whenever the masters were asked in between.
-- *Half*: it was on its way at both, and in between, and all that is said of it is alike. What the owner has not given yet was swept
+- *Clean*: the slot was this node's at both times, and on its way at neither.
+- *Half*: it was on its way at both, and all that is said of it is alike. What the owner has not given yet was swept
   there; what it has given is swept at the target, from now on. If the word still is the same then, it is *covered*.
-- Anything else is swept again.
+- Anything else is swept again. So is what was seen to change in between, when the masters were asked for another
+  lane's sake, though it is as before now: keys may have gone and come back.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class LaneJudgement:
 def judge_owner(
     lane: Lane, slots: SlotSet, before: Standing, now: Standing, stirred: SlotSet = NO_SLOTS
 ) -> LaneJudgement:
-    """Judge these slots of a lane over their owner, as it was before. `stirred`: not at rest, or not on its way, since."""
+    """Judge these slots of a lane over their owner, as it was before. `stirred`: see `Sweep`."""
     found = LaneJudgement()
     node_id = lane.owner_id
     claimed = now.own_word(node_id)

@@ -17,8 +17,9 @@ import trio
 
 from tests.trio.fakes.data_server import Value
 
+from .beliefs import Header, Peer
 from .hosts import NodeHost
-from .nodes import Header, Node, Peer
+from .nodes import Node
 
 __all__ = ["Bus", "Timing"]
 
@@ -88,7 +89,7 @@ class Bus:
         return host is not None and host.up and not host.hung
 
     def reaches(self, a: str, b: str) -> bool:
-        """Whether messages go to and fro between two nodes."""
+        """Whether messages pass between two nodes, both ways."""
         cut = self.isolated & {a, b}
         return not cut and self.is_alive(a) and self.is_alive(b)
 

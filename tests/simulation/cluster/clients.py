@@ -23,10 +23,10 @@ from trio_sentinel_scan import (
     SlotsNotCovered,
     SubscriptionLost,
 )
-from trio_sentinel_scan._core.slots import slot_of
+from trio_sentinel_scan._core.slots import SLOTS, slot_of
 
 from ..runner import SECRET
-from .deployment import key_in
+from .keys import key_in
 
 if TYPE_CHECKING:
     from trio_sentinel_scan import ScanPage, ScanSummary
@@ -57,13 +57,12 @@ class ScanUnderTest:
     """One scan: in one process, or in several that go on from each other's checkpoints."""
 
     def __init__(
-        self, cluster: SimulatedCluster, faults: Faults, settings: Mapping[str, Value], account: Account, rng: Random
+        self, cluster: SimulatedCluster, faults: Faults, settings: Mapping[str, Value], account: Account
     ) -> None:
         self._cluster = cluster
         self._faults = faults
         self._settings = settings
         self._account = account
-        self._rng = rng
         self.is_under_way = False
         # Nothing more comes of it.
         self.is_over = False
@@ -179,6 +178,10 @@ class ScanUnderTest:
         if summary.keys != handed_out.total():
             account.breaks("summary", f"{summary.keys} keys, and {handed_out.total()} were handed out")
         self._count_restarts(summary)
+        certified = 0 if summary.certificate is None else summary.certificate.slots or 0
+        left_out = sum(last - first + 1 for first, last in summary.uncovered_slots)
+        if self._checkpoint is None and self.node is None and certified + left_out != SLOTS:
+            account.breaks("certificate", f"it is of {certified} slots, and {left_out} were left out")
         if summary.uncovered_slots and not self._settings["uncovered"]:
             account.breaks("left out", "slots without an owner were left out, and were not to be")
         if summary.slots_let_go and self.node is None:
@@ -216,6 +219,7 @@ class ScanUnderTest:
         if isinstance(error, SlotsNotCovered) and self._settings["uncovered"]:
             account.breaks("uncovered", f"though it was to do without: {error}")
         if isinstance(error, (ScanInterrupted, ScanRestartsExhausted, ScanNotCertified)):
+            assert error.summary is not None
             self._count_restarts(error.summary)
             if error.summary.complete:
                 account.breaks("summary", "the scan has failed, and the summary says that it is complete")

@@ -6,11 +6,8 @@ operator's tool does it; a step takes no time, and what lies between steps may b
 
 from __future__ import annotations
 
-from binascii import crc_hqx
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from itertools import count
 from random import Random
 from typing import Final
 
@@ -20,11 +17,15 @@ from tests.trio.fakes.data_server import Value
 from tests.trio.fakes.network import Network
 from trio_sentinel_scan._core.slots import ALL_SLOTS, SLOTS, set_of, slot_of
 
+from ..runner import SECRET
+from .beliefs import Flavour, Peer
 from .bus import Bus, Timing
 from .hosts import NodeHost, add_host
-from .nodes import Flavour, Node, Peer
+from .keys import key_in, keys_of_slots
+from .nodes import Node
+from .truth import Truth
 
-__all__ = ["FLAVOURS", "SimulatedCluster", "Truth"]
+__all__ = ["FLAVOURS", "SimulatedCluster"]
 
 FLAVOURS: Final = {
     "redis6": Flavour("6.2.14", "", by_slot=False, knows_shards=False, keeps_flags=False),
@@ -32,59 +33,6 @@ FLAVOURS: Final = {
     "redis74": Flavour("7.4.1", "", by_slot=True, knows_shards=True, keeps_flags=False),
     "valkey9": Flavour("7.2.4", "9.1.0", by_slot=True, knows_shards=True, keeps_flags=True),
 }
-_SECRET: Final = b"sEcReT"
-
-
-class Truth:
-    """Which keys have been there all the time, and which never were: what the oracle knows."""
-
-    def __init__(self, cluster: SimulatedCluster) -> None:
-        self._cluster = cluster
-        # Keys that were there whenever anything changed, by slot; and those that never were, though some node has them.
-        self.stayed: dict[int, set[bytes]] = {}
-        self.ghosts: dict[int, set[bytes]] = {}
-        # If it is about what one node has, and its master, if it has one.
-        self.only: Node | None = None
-        # Of those that did not stay, why.
-        self.lost: Counter[str] = Counter()
-        # What is being done just now.
-        self.cause = "failover"
-
-    def begin(self, keys: Iterable[bytes], ghosts: Iterable[bytes]) -> None:
-        """From now on."""
-        for key in keys:
-            self.stayed.setdefault(slot_of(key), set()).add(key)
-        for key in ghosts:
-            self.ghosts.setdefault(slot_of(key), set()).add(key)
-        self.look(ALL_SLOTS)
-
-    def begin_anew(self, only: Node | None) -> None:
-        """A scan begins: of what is there now; at one node alone, or anywhere."""
-        self.only = only
-        for slot in self._cluster.hot:
-            places = self._cluster.places(slot, of_one=True)
-            self.stayed[slot] = {key for place in places or () for key in place if slot_of(key) == slot}
-        self.lost.clear()
-
-    def look(self, slots: int) -> None:
-        """Something has changed about these slots."""
-        for slot, keys in self.stayed.items():
-            if slots >> slot & 1:
-                places = self._cluster.places(slot, of_one=True)
-                if places is None:
-                    # Nobody has it: it is away with all its keys, and they may come back.
-                    continue
-                gone = {key for key in keys if not any(key in place for place in places)}
-                if gone:
-                    keys -= gone
-                    self.lost[self.cause] += len(gone)
-                if ghosts := self.ghosts.get(slot):
-                    ghosts -= {key for key in ghosts if any(key in place for place in places)}
-
-    @property
-    def keys(self) -> set[bytes]:
-        """All that stayed."""
-        return {key for keys in self.stayed.values() for key in keys}
 
 
 class SimulatedCluster:
@@ -159,12 +107,12 @@ class SimulatedCluster:
             owner = self.owner(slot)
             assert owner is not None
             for key in names:
-                self._put_at(owner, key, Value(b"value " + _SECRET))
+                self._put_at(owner, key, Value(b"value " + SECRET.encode()))
         # What cancelled migrations have left behind once: keys of slots that their node does not have.
         for number, slot in enumerate(self.hot[:4]):
             others = [node for node in self.masters if not node.slots >> slot & 1]
             if others:
-                key = key_in(slot, b"%b ghost %d " % (_SECRET, number))
+                key = key_in(slot, b"%b ghost %d " % (SECRET.encode(), number))
                 self._put_at(self.rng.choice(others), key, Value(b"ghost"))
                 ghosts.append(key)
         self.truth.begin([key for names in made.values() for key in names], ghosts)
@@ -204,9 +152,11 @@ class SimulatedCluster:
             theirs = owner.data.get(0, {})
             return [{key: value for key, value in only.data.get(0, {}).items() if key in theirs}]
         found = [owner]
-        for node in self.masters:
-            if node is not owner and (slot in node.importing or owner.migrating.get(slot) == node.node_id):
-                found.append(node)
+        found += (
+            node
+            for node in self.masters
+            if node is not owner and (slot in node.importing or owner.migrating.get(slot) == node.node_id)
+        )
         return [node.data.get(0, {}) for node in found]
 
     def _forget_keys(self, node: Node, slots: int) -> None:
@@ -380,33 +330,3 @@ class SimulatedCluster:
     def slots_of_keys(self, node: Node) -> list[int]:
         """The slots with keys that a node has, by its own word, and that nobody is busy with."""
         return [slot for slot in self.hot if node.slots >> slot & 1 and slot not in self.busy]
-
-
-# ---- keys of given slots -------------------------------------------------------------------------------------------
-
-# The CRC16 of each two bytes -> those two.
-_PAIRS: dict[int, bytes] = {}
-
-
-def key_in(slot: int, head: bytes) -> bytes:
-    """`head` and two bytes more, that bring it into the slot: the checksum is linear, so they follow from the rest."""
-    if not _PAIRS:
-        _PAIRS.update((crc_hqx(tail, 0), tail) for tail in (pair.to_bytes(2, "big") for pair in range(1 << 16)))
-    return head + _PAIRS[crc_hqx(head + b"\0\0", 0) ^ slot]
-
-
-def tag_of(slot: int) -> bytes:
-    """A hash tag of the slot."""
-    tags = (key_in(slot, b"t%d" % number) for number in count())
-    return next(tag for tag in tags if b"}" not in tag)
-
-
-def keys_of_slots(hot: int, keys: int, *, tagged: bool) -> dict[int, list[bytes]]:
-    """So many keys in so many slots, which lie all over the range; with hash tags or without."""
-    slots = [(SLOTS * number // hot + 37 * number) % SLOTS for number in range(hot)]
-    # Some lie side by side.
-    slots[1::4] = [slot + 1 for slot in slots[0::4]][: len(slots[1::4])]
-    each = max(1, keys // hot)
-    if tagged:
-        return {slot: [b"{%b}%b:%d" % (tag_of(slot), _SECRET, number) for number in range(each)] for slot in slots}
-    return {slot: [key_in(slot, b"%b:%d:" % (_SECRET, number)) for number in range(each)] for slot in slots}

@@ -20,7 +20,8 @@ from ..schedule import Schedule, Value
 from .bus import Timing
 from .clients import Commands, ScanUnderTest, Subscription
 from .deployment import FLAVOURS, SimulatedCluster
-from .faults import ARGUMENTS, Faults, draw_fault
+from .faults import Faults, draw_fault
+from .scripts import ARGUMENTS
 
 __all__ = ["ClusterWorld"]
 
@@ -114,24 +115,22 @@ class ClusterWorld:
             "wait": rng.choice((1.0, 6.0)),
         }
         settings |= {name: value for name, value in some.items() if rng.random() < 0.2}
-        one: dict[str, Value] = rng.choice(
-            (
-                {},
-                {},
-                {},
-                {},
-                {"node": rng.randint(1, 4)},
-                {"uncovered": 1},
-                {"certify": "role"},
-                {"read_from": "replica", "lag": 0.0, "replicas": rng.choice((1, 2))},
-                {"on_failover": "raise"},
-                {"max_restarts": rng.choice((1, 3))},
-                {"dies": rng.randint(1, 8), "away": rng.choice((0.0, 1.0, 8.0)), "dedupe": 0, "clone": 0},
-                {"dies": rng.randint(1, 8), "away": rng.choice((0.0, 1.0, 8.0)), "dedupe": 0, "clone": 0},
-                {"again": rng.randint(1, 5)},
-            )
+        kinds: tuple[dict[str, Value], ...] = (
+            {},
+            {},
+            {},
+            {},
+            {"node": rng.randint(1, 4)},
+            {"uncovered": 1},
+            {"certify": "role"},
+            {"read_from": "replica", "lag": 0.0, "replicas": rng.choice((1, 2))},
+            {"on_failover": "raise"},
+            {"max_restarts": rng.choice((1, 3))},
+            {"dies": rng.randint(1, 8), "away": rng.choice((0.0, 1.0, 8.0)), "dedupe": 0, "clone": 0},
+            {"dies": rng.randint(1, 8), "away": rng.choice((0.0, 1.0, 8.0)), "dedupe": 0, "clone": 0},
+            {"again": rng.randint(1, 5)},
         )
-        settings |= one
+        settings |= rng.choice(kinds)
         # Many schedules from a part of the classes: so that those often meet which belong together.
         names = self.classes if rng.random() < 0.5 else tuple(rng.sample(self.classes, 5))
         faults = tuple(draw_fault(rng, names) for _ in range(rng.choice((1, 2, 2, 3, 4, 6))))
@@ -192,8 +191,8 @@ class _Play:
 
     async def _play_in(self, cluster: SimulatedCluster, nursery: trio.Nursery) -> None:
         settings, account = self._settings, self._account
-        faults = Faults(cluster, self._schedule.faults, account, self._rng)
-        scan = ScanUnderTest(cluster, faults, settings, account, self._rng)
+        faults = Faults(cluster, self._schedule.faults, account)
+        scan = ScanUnderTest(cluster, faults, settings, account)
         faults.matters = lambda: scan.is_under_way
         cluster.bus.on_failover = lambda node: account.counts.update(["failovers"])
         nursery.start_soon(cluster.bus.run)
@@ -248,7 +247,7 @@ class _Play:
         self._account.peak("seconds of a scan", trio.current_time() - begun)
 
     async def _quiet(self, faults: Faults) -> None:
-        while faults.under_way:
+        while faults.under_way:  # noqa: ASYNC110 (on a clock that jumps, with nobody to tell)
             await trio.sleep(1)
         await trio.sleep(_QUIET)
 
