@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import trio
 
@@ -18,6 +18,9 @@ from .machines import CUT, STUCK, Machine, Raw
 from .reader import Reader
 from .sentinels import Actor
 from .servers import Node, SimServer
+
+if TYPE_CHECKING:
+    from tests.trio.fakes.network import Ending
 
 __all__ = ["CLASSES", "TRIGGERS", "Faults", "default_args", "draw_args"]
 
@@ -112,7 +115,7 @@ class Faults:
     def kill(self, node: Node, how: str = "end") -> bool:
         if not node.machine.up:
             return False
-        node.machine.kill(how)  # type: ignore[arg-type]  # drawn from the three
+        node.machine.kill(cast("Ending", how))
         node.died()
         return True
 
@@ -459,7 +462,7 @@ def _full(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) ->
 
 
 def _client_kill(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
-    f.node(args, machine).machine.drop_clients(str(args.get("how", "end")))  # type: ignore[arg-type]  # one of three
+    f.node(args, machine).machine.drop_clients(cast("Ending", args.get("how", "end")))
     return True
 
 

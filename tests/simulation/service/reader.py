@@ -417,9 +417,6 @@ class Reader:
         certificate = summary.certificate
         node = world.node_at((certificate.server.address.host, certificate.server.address.port))
         assert node is not None
-        # (The Sentinels are asked in two seconds at most; what they say is on its way for a little longer.)
-        if certificate.basis == "sentinels" and not world.had_majority(node.address, trio.current_time() - 3.0):
-            raise Violation("certificate", f"no majority has named {certificate.server}")
         if summary.restarts:
             account.counts["scans complete after a restart"] += 1
         dedupes = self.settings["dedupe"] != "no"
@@ -439,6 +436,9 @@ class Reader:
         lost = owed - found
         if lost:
             raise Violation("lost", f"{len(lost)} of {len(owed)} keys, in epoch {epoch} on {certificate.server}")
+        # (The Sentinels are asked in two seconds at most; what they say is on its way for a little longer.)
+        if certificate.basis == "sentinels" and not world.had_majority(node.address, trio.current_time() - 3.0):
+            raise Violation("certificate", f"no majority has named {certificate.server}")
 
     def _judge_hash(self, found: set[Any], tick: int) -> None:
         key = f"hash:{SECRET}".encode()

@@ -20,6 +20,7 @@ from tests.trio.fakes.sentinel import Monitored
 from .machines import Encoded, Machine
 
 if TYPE_CHECKING:
+    from .deployment import Deployment
     from .servers import Node
 
 __all__ = ["Actor", "SimSentinel"]
@@ -135,7 +136,7 @@ class Failover:
 class Actor:
     """One Sentinel as a process."""
 
-    def __init__(self, machine: Machine[SimSentinel], world: Any) -> None:
+    def __init__(self, machine: Machine[SimSentinel], world: Deployment) -> None:
         self.machine = machine
         self.program = machine.program
         self.program.actor = self

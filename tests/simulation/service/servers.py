@@ -19,6 +19,7 @@ from tests.trio.fakes.table import Table
 from .ledger import Ledger, carried_on
 
 if TYPE_CHECKING:
+    from .deployment import Deployment
     from .machines import Machine
 
 __all__ = ["CHANNEL", "Node", "SimServer"]
@@ -139,7 +140,7 @@ class SimServer(DataServer):
 class Node:
     """A data server's machine and its part in replication."""
 
-    def __init__(self, machine: Machine[SimServer], world: Any) -> None:
+    def __init__(self, machine: Machine[SimServer], world: Deployment) -> None:
         self.machine = machine
         self.program = machine.program
         self.program.node = self
@@ -281,13 +282,10 @@ class Node:
         if turn != self._turn or self.program.master is None or not self.machine.up:
             return
         master = self.world.node_at(self.program.master)
-        answers = master is not None and master.usable and not master.program.loading and self.world.reach(self, master)
-        if (
-            not self.usable
-            or not answers
-            or master is self
-            or (not master.is_master and master.program.link != "connected")
-        ):
+        if master is None or not (self.usable and master.usable and self.world.reach(self, master)):
+            self._try_later(RECONNECT)
+            return
+        if master.program.loading or master is self or not (master.is_master or master.program.link == "connected"):
             self._try_later(RECONNECT)
             return
         if self not in master.followers:
