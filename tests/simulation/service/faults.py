@@ -491,6 +491,9 @@ def _stuck(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
 
 
 def _garbage(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
+    if f.reader.is_iteration:
+        # What makes no sense of a command's reply is redis-py's to say.
+        return False
     choices = [b"HTTP/1.1 400\r\n\r\n", b"$-5\r\n", b"*2\r\n:1\r\n$3\r\nabc\r\n", b"\0\0\0", b"+OK\r\n", b"*0\r\n"]
     return (
         Raw(choices[int(args.get("which", 0)) % len(choices)]) if machine is not None and session is not None else False
@@ -545,6 +548,9 @@ def _flush(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
 
 def _odd_cursor(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
     """Cursors as no Redis has them: in a circle, or falling."""
+    if f.reader.is_iteration:
+        # It goes where it is told to, as redis-py's does.
+        return False
     program = f.node(args, machine).program
     kind = str(args.get("kind", "circle"))
 

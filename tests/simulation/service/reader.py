@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final, cast
 
 import trio
+from redis.exceptions import RedisError
 
 from tests.simulation.playing import Account, Violation
 from tests.simulation.runner import SECRET
@@ -98,6 +99,8 @@ class Reader:
         self._stops_left = int(settings["stops"])
         self._checkpoint: str | None = None
         self._is_hash = settings["kind"] == "hscan"
+        self.is_iteration = settings["kind"] == "scan_iter"
+        self._stopped_once = False
         self._consumers = int(settings["consumers"])
         self._busy = 0.0
         # The client's view, by its log; a new client knows nothing.
@@ -179,6 +182,8 @@ class Reader:
             options["match"] = "key:*"
         if self._is_hash:
             return options
+        if s["hash_seed"]:
+            options["hash_seed_shared"] = True
         if s["read_from"] == "replica":
             options["read_from"] = "replica"
             options["fallback"] = "master" if s["fallback"] else None
@@ -205,6 +210,8 @@ class Reader:
             self._config_epoch = -1
             async with open_client() as client:
                 while True:
+                    if self.is_iteration:
+                        return await self._iterate(client)
                     how = await self._scan(client)
                     if how != "stopped":
                         return how
@@ -212,6 +219,46 @@ class Reader:
                         break
             if self._store is not None:
                 self._store.crash()
+
+    async def _iterate(self, client: SentinelClient) -> str:
+        """redis-py's `scan_iter`: over one process, or it raises. It has no certificate, and looks at no role."""
+        world = self.world
+        tick, found = world.ledger.now(), set[Any]()
+        world.scanned.clear()
+        demotions = {node: node.demotions for node in world.nodes}
+        match = "key:*" if self.settings["match"] else None
+        self.active = True
+        try:
+            with trio.fail_after(self.limit + 100 * float(self.settings["think"])):
+                async with aclosing(
+                    cast("Any", client).scan_iter(match=match, count=int(self.settings["count"]) or None)
+                ) as keys:
+                    async for key in keys:
+                        if key not in found:
+                            await trio.sleep(float(self.settings["think"]) / 10)
+                        found.add(key)
+        except trio.TooSlowError:
+            if self.world.jumped:
+                return "scan_iter: given up, the clock has jumped"
+            raise Violation("never ends", "scan_iter") from None
+        except (SentinelScanError, RedisError) as error:
+            if SECRET in f"{error} {error!r}":
+                raise Violation("secret", f"an error tells what nobody is to know: {error}") from None
+            return f"scan_iter: {type(error).__name__}"
+        finally:
+            self.active = False
+        processes = set(world.scanned)
+        if len(processes) > 1:
+            raise Violation("cursor", f"scan_iter went over {len(processes)} processes, and did not say so")
+        ((address, run_id),) = processes
+        node = world.node_at(address)
+        assert node is not None
+        if node.program.run_id == run_id and node.is_master and node.demotions == demotions[node]:
+            owed = {key for key in node.program.since_before(tick) if match is None or key.startswith(b"key:")}
+            self.account.counts["keys checked"] += len(owed)
+            if lost := owed - found:
+                raise Violation("lost", f"{len(lost)} of {len(owed)} keys by scan_iter")
+        return "scan_iter: complete"
 
     async def _scan(self, client: SentinelClient) -> str:
         if self._checkpoint is None:
@@ -254,6 +301,7 @@ class Reader:
         stopped = self.stopping
         if stopped:
             self.stopping = False
+            self._stopped_once = True
             self.account.took_effect(str(self.settings["stop_how"]))
             return "stopped"
         return self._judge(client, summary, problems)
@@ -351,12 +399,12 @@ class Reader:
             account.breaks("epoch", f"a page of epoch {page.epoch} after one of {self._epoch}")
         self._epoch = max(self._epoch, page.epoch)
         if page.position is not None:
-            goes_back = self.settings["read_from"] == "replica"
+            goes_back = self.settings["read_from"] == "replica" or self.settings["hash_seed"]
             before = self._positions.get(pages, (-1, 0.0))
             if before[0] == page.epoch and page.position <= before[1] and not goes_back:
                 account.breaks("position", f"{page.position} after {before[1]} within epoch {page.epoch}")
             self._positions[pages] = page.epoch, page.position
-        if self.settings["read_from"] == "master":
+        if self.settings["read_from"] == "master" and not self.settings["hash_seed"]:
             named = client._source.target.address
             if page.server.address != named:
                 account.breaks(
@@ -372,6 +420,17 @@ class Reader:
         self._received += len(page.keys)
         waiting = self.world.served - self._served_before - self._received
         account.peak("keys that wait", waiting)
+        count, segments = int(self.settings["count"]), self.settings["segments"]
+        if (
+            count
+            and isinstance(segments, int)
+            and not (self.world.befallen or self.settings["match"] or self._stopped_once)
+        ):
+            # Two rounds are on their way, and are one page at most; so are those that wait, and the one in hand. (Each
+            # SCAN may bring a bucket more than it was asked for.)
+            most = (int(self.settings["prefetch"]) + 3) * 2 * segments * (count + 8)
+            if self.settings["dedupe"] == "no" and waiting > most:
+                account.breaks("memory", f"{waiting} keys have been read that nobody has taken: more than {most}")
 
     def _judge(self, client: SentinelClient, summary: Any, problems: list[BaseException]) -> str:
         account = self.account
@@ -427,6 +486,10 @@ class Reader:
             self._judge_hash(found, tick)
             return
         owed = node.program.since_before(tick) if node.program.run_id == certificate.server.run_id else set()
+        if summary.moves:
+            # The last server has only seen the last part of it.
+            account.counts["scans complete after a move"] += 1
+            owed = set()
         # (The server's own word alone may be that of a master that has been replaced; but one it must be.)
         if certificate.basis == "sentinels" or (certificate.basis == "role" and not node.is_master):
             owed |= world.ledger.since_before(tick)

@@ -156,6 +156,8 @@ class Node:
         # Grows whenever it is told to follow somebody, or nobody: what is under way then counts no more.
         self._turn = 0
         self.followers: list[Node] = []
+        # How often it was made a replica.
+        self.demotions = 0
         # Until when its master's silence counts as a connection.
         self.link_down_since: float | None = None
         self.saved: dict[int, dict[bytes, Value]] = {}
@@ -236,6 +238,7 @@ class Node:
     def follow(self, address: tuple[str, int]) -> None:
         """REPLICAOF. Its data stays until the new master's arrives."""
         self._leave_master()
+        self.demotions += self.is_master
         self.program.master = address
         self.program.replicas = [f.address for f in self.followers]
         self._link("connect")
@@ -244,6 +247,7 @@ class Node:
     def promote(self) -> None:
         """REPLICAOF NO ONE; nothing, to a master."""
         if self.is_master:
+            self.world.promoted(self)
             return
         self._leave_master()
         self.program.master = None
