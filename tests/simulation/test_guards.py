@@ -19,7 +19,7 @@ from tests.simulation.runner import run
 from tests.simulation.schedule import Fault, Schedule, Value
 from tests.simulation.service import ServiceWorld
 from tests.simulation.service.deployment import Deployment
-from tests.simulation.service.faults import draw_args
+from tests.simulation.service.fault_classes import draw_args
 from trio_sentinel_scan._core import topology
 from trio_sentinel_scan._core.certificate import Evidence, Held
 from trio_sentinel_scan._core.in_flight import InFlight, Request

@@ -17,9 +17,10 @@ from tests.simulation.schedule import Value as Setting
 from tests.trio.fakes import Value
 from tests.trio.fakes.data_server import Session
 
+from .actors import Actor
 from .ledger import Ledger
 from .machines import Machine, Machines
-from .sentinels import Actor, SimSentinel
+from .sentinels import SimSentinel
 from .servers import Node, SimServer
 
 __all__ = ["PASSWORD", "Deployment", "key_of"]

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.simulation.schedule import Fault, Schedule, Value
 
-from .faults import CLASSES, draw_args
+from .fault_classes import CLASSES, draw_args
 
 __all__ = ["DEFAULTS", "draw"]
 

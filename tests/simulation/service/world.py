@@ -18,7 +18,8 @@ from trio_sentinel_scan import SentinelClient, SentinelScanError, connect
 
 from . import drawing
 from .deployment import PASSWORD, Deployment
-from .faults import CLASSES, Faults, default_args
+from .fault_classes import CLASSES, default_args
+from .faults import Faults
 from .reader import Reader
 from .traffic import Callers, Churn, Listener
 
