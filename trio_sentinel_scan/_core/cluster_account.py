@@ -36,8 +36,8 @@ class ClusterAccount:
         self._scans = 0
         self._reconnects = 0
         self._restarts: list[tuple[Restart, SlotSet]] = []
-        # Of each process that has brought slots to their end, by node and process, and which slots these are: one that is
-        # covered was brought to its end by two, and some that were swept again by the same one twice.
+        # Of each process that has brought slots to their end, by node and process, and which slots these are: one that
+        # is covered was brought to its end by two, and some that were swept again by the same one twice.
         self._certificates: dict[tuple[str, ServerIdentity], tuple[Certificate, SlotSet]] = {}
 
     def handed_out(self, page: ScanPage[Any], lane: Lane, now: float) -> None:
