@@ -55,7 +55,9 @@ async def test_no_command_about_the_connection_is_shared(each_server_binary: Ser
     async with LocalRedis(binary=each_server_binary) as server:
         known = list(commands_of(await server.execute("COMMAND")))
     shared = {name for name, _, of in known if of & ABOUT_THE_CONNECTION and place_of(name) is Place.SHARED}
-    assert shared <= HARMLESS
+    # Before Redis 7.0 these stand there as a whole; which of their subcommands is shared, others tell.
+    whole = {"CLIENT", "PUBSUB"} if each_server_binary.version_info < (7,) else set[str]()
+    assert shared <= HARMLESS | whole
     assert len(known) > 200
 
 

@@ -55,6 +55,8 @@ async def test_no_state_is_left_for_the_next_one() -> None:
         async with client.dedicated() as lease:
             clean = await lease.client_info()
         for change in ("SELECT 5", "CLIENT TRACKING ON", "CLIENT NO-EVICT ON", "WATCH k", "MULTI", "HELLO 2", "RESET"):
+            if "NO-EVICT" in change and server.binary.version_info < (7,):
+                continue  # Redis 6.2 has no such.
             async with client.dedicated() as lease:
                 await lease.execute_command(*change.split())
             async with client.dedicated() as lease:
