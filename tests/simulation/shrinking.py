@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
@@ -13,6 +14,8 @@ from .schedule import Schedule, Value
 __all__ = ["shrink"]
 
 MOST_TRIES: Final = 300
+# Seconds of real time.
+LONGEST: Final = 60.0
 
 
 def shrink(
@@ -26,9 +29,10 @@ def shrink(
     assert outcome.violation is not None
     kind = outcome.violation.kind
     best = outcome
+    end = time.monotonic() + LONGEST
     while tries > 0:
         for candidate in _simpler(best.schedule, world):
-            tries -= 1
+            tries = tries - 1 if time.monotonic() < end else 0
             found = play(candidate, world)
             if found.violation is not None and found.violation.kind == kind:
                 best = found

@@ -17,9 +17,10 @@ from tests.simulation.schedule import Value as Setting
 from tests.trio.fakes import Value
 from tests.trio.fakes.data_server import Session
 
+from .actors import Actor
 from .ledger import Ledger
 from .machines import Machine, Machines
-from .sentinels import Actor, SimSentinel
+from .sentinels import SimSentinel
 from .servers import Node, SimServer
 
 __all__ = ["PASSWORD", "Deployment", "key_of"]
@@ -80,6 +81,8 @@ class Deployment:
         # Whether any fault has come yet, and how far the clock has jumped.
         self.befallen = False
         self.jumped = 0.0
+        # Of each SCAN since the last with cursor 0: the server, and its process.
+        self.scanned: list[tuple[tuple[str, int], str]] = []
         self.by_session: dict[int, int] = {}
 
         self.nodes: list[Node] = []
@@ -110,6 +113,11 @@ class Deployment:
         self.knows_changed()
 
     def _set_up_data(self, master: Node, replicas: list[Node]) -> None:
+        if self.settings["hash_seed"]:
+            for node in self.nodes:
+                node.program.hash_seed = "a seed that all share"
+                node.program.more_info = {"valkey_version": "9.1.2"}
+                node.program.restart()
         data = master.program.data.setdefault(0, {})
         for number in range(int(self.settings["keys"])):
             data[key_of(number)] = Value(b"value of " + key_of(number), "string" if number % 3 else "list")
@@ -241,6 +249,9 @@ class Deployment:
 
     def _before(self, machine: Machine[Any], session: Session, words: list[bytes]) -> object:
         if words[0] == b"SCAN":
+            if words[1] == b"0":
+                self.scanned.clear()
+            self.scanned.append((machine.address, machine.program.run_id))
             self.by_session[id(session)] = self.by_session.get(id(session), 0) + 1
             instead = self.on_trigger("scan", machine, session)
             if words[1] == b"0":

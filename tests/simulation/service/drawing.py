@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.simulation.schedule import Fault, Schedule, Value
 
-from .faults import CLASSES, draw_args
+from .fault_classes import CLASSES, draw_args
 
 __all__ = ["DEFAULTS", "draw"]
 
@@ -31,6 +31,7 @@ DEFAULTS: Final[Mapping[str, Value]] = {
     "hash_seed": 0,
     # The client and the scan.
     "response_timeout": 2.0,
+    "protocol": 0,
     "failover_timeout": 20.0,
     "kind": "scan",
     "segments": 1,
@@ -85,7 +86,7 @@ def draw(world: str, rng: Random, seed: int) -> Schedule:
 
 
 def _draw_deployment(rng: Random, settings: dict[str, Value]) -> None:
-    settings["keys"] = rng.choice([30, 60, 60, 120, 120, 250])
+    settings["keys"] = rng.choice([30, 60, 60, 60, 120, 120, 120, 250, 800])
     settings["replicas"] = rng.choice([2, 2, 2, 1, 3])
     settings["sentinels"] = rng.choice([3, 3, 3, 3, 5])
     settings["lag"] = rng.choice([0.0, 0.0, 0.1, 1.5])
@@ -97,6 +98,7 @@ def _draw_deployment(rng: Random, settings: dict[str, Value]) -> None:
     settings["password"] = int(_sometimes(rng, 0.15))
     settings["down_after"] = rng.choice([1.0, 1.0, 3.0])
     settings["response_timeout"] = rng.choice([1.0, 2.0, 5.0])
+    settings["protocol"] = rng.choice([0, 0, 0, 2])
     settings["failover_timeout"] = rng.choice([5.0, 20.0, 20.0, 60.0])
 
 
@@ -108,9 +110,16 @@ def _draw_scan(rng: Random, settings: dict[str, Value]) -> None:
     settings["page_size"] = rng.choice([0, 0, 0, 1, 7])
     if settings["count"] == 1:
         settings["keys"] = 30
+    elif _sometimes(rng, 0.06):
+        settings["kind"] = "scan_iter"
+    if _sometimes(rng, 0.1) and settings["kind"] == "scan":
+        settings["hash_seed"] = 1
+    if settings["keys"] == 800:
+        settings["count"] = 20
+        settings["page_size"] = 0
     # A pass takes no time, or some seconds: what befalls it has to find it.
     settings["think"] = round(rng.choice([0.0, 0.3, 2.0, 4.0, 7.0]) / _pages(settings), 3)
-    if _sometimes(rng, 0.2):
+    if _sometimes(rng, 0.2) and not settings["hash_seed"]:
         settings["read_from"] = "replica"
         settings["fallback"] = rng.randrange(2)
     if _sometimes(rng, 0.1):
@@ -123,7 +132,7 @@ def _draw_scan(rng: Random, settings: dict[str, Value]) -> None:
         settings["match"] = 1
     if _sometimes(rng, 0.1):
         settings["duty"] = 0.3
-    if _sometimes(rng, 0.08) and settings["read_from"] == "master":
+    if _sometimes(rng, 0.08) and settings["read_from"] == "master" and not settings["hash_seed"]:
         settings["kind"], settings["hash"], settings["match"] = "hscan", rng.choice([10, 60, 150]), 0
         settings["segments"] = _one_of(rng, 1, "auto")
 

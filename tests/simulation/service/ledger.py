@@ -60,10 +60,10 @@ class Ledger:
         return {key for key, since in self.since.items() if since < tick}
 
 
-def _carried_on(since: dict[bytes, int], datas: Sequence[Mapping[bytes, object]], tick: int) -> dict[bytes, int]:
-    if not datas:
+def _carried_on(since: dict[bytes, int], each: Sequence[Mapping[bytes, object]], tick: int) -> dict[bytes, int]:
+    if not each:
         return {}
-    first, *others = datas
+    first, *others = each
     return {key: since.get(key, tick) for key in first if all(key in other for other in others)}
 
 

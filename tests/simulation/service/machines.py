@@ -174,11 +174,10 @@ class Machine(Host[ProgramT]):
         answered on this connection.
         """
         network = self._network
-        while held or (words := reader.gets()) is not False:
+        held_up = held[-1] if held else None
+        while (words := held.pop() if held else reader.gets()) is not False:
             instead: object = None
-            if held:
-                words = held.pop()
-            else:
+            if words is not held_up:
                 network.count(self, words)
                 instead = network.before(self, session, words)
                 if not self._is_open(wire):

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Final, cast
 
 import trio
+from redis.exceptions import RedisError
 
 from tests.simulation.playing import Account, Violation
 from tests.simulation.runner import SECRET
 from tests.simulation.schedule import Value as Setting
 from trio_sentinel_scan import (
-    ScanInterrupted,
-    ScanNotCertified,
-    ScanRestartsExhausted,
     SentinelClient,
     SentinelScanError,
-    ServerUnavailable,
 )
-from trio_sentinel_scan._core.errors import NoReplicaAvailable
 from trio_sentinel_scan._core.identity import Address
 
 from .deployment import Deployment
+from .judging import Judge
 
 __all__ = ["Reader", "Store"]
 
@@ -72,23 +68,12 @@ class Store:
         self.rollback(min(self._committed, len(self._marked)))
 
 
-class Reader:
+class Reader(Judge):
     """One scan after the other, until one has come to its end."""
 
     def __init__(self, world: Deployment, settings: Mapping[str, Setting], account: Account) -> None:
-        self.world = world
-        self.settings = settings
-        self.account = account
+        super().__init__(world, settings, account)
         self.active = False
-        # What the consumers have done with: by epoch; and each key as often as it was handed out.
-        self._done: dict[int, set[Any]] = {}
-        self._times: Counter[Any] = Counter()
-        # The oracle's tick at which each pass began.
-        self._began: dict[int, int] = {}
-        self._epoch = -1
-        # Of each consumer, for they may be woken in another order than their pages came: the position it has come to.
-        self._positions: dict[Any, tuple[int, float]] = {}
-        self._taken = self._taken_here = 0
         # How many consumers wait for a page, and since when all of them do.
         self._waiting, self._all_wait_since = 0, 0.0
         # Seconds for which the next consumer that takes a page is to be busy.
@@ -97,12 +82,11 @@ class Reader:
         self._store = Store() if settings["dedupe"] == "store" else None
         self._stops_left = int(settings["stops"])
         self._checkpoint: str | None = None
-        self._is_hash = settings["kind"] == "hscan"
+        self.is_iteration = settings["kind"] == "scan_iter"
         self._consumers = int(settings["consumers"])
         self._busy = 0.0
         # The client's view, by its log; a new client knows nothing.
         self._config_epoch = -1
-        self._served_before = self._received = 0
 
     # ---- what the package logs -------------------------------------------------------------------------------------
 
@@ -179,6 +163,8 @@ class Reader:
             options["match"] = "key:*"
         if self._is_hash:
             return options
+        if s["hash_seed"]:
+            options["hash_seed_shared"] = True
         if s["read_from"] == "replica":
             options["read_from"] = "replica"
             options["fallback"] = "master" if s["fallback"] else None
@@ -205,6 +191,8 @@ class Reader:
             self._config_epoch = -1
             async with open_client() as client:
                 while True:
+                    if self.is_iteration:
+                        return await self._iterate(client)
                     how = await self._scan(client)
                     if how != "stopped":
                         return how
@@ -212,6 +200,46 @@ class Reader:
                         break
             if self._store is not None:
                 self._store.crash()
+
+    async def _iterate(self, client: SentinelClient) -> str:
+        """redis-py's `scan_iter`: over one process, or it raises. It has no certificate, and looks at no role."""
+        world = self.world
+        tick, found = world.ledger.now(), set[Any]()
+        world.scanned.clear()
+        demotions = {node: node.demotions for node in world.nodes}
+        match = "key:*" if self.settings["match"] else None
+        self.active = True
+        try:
+            with trio.fail_after(self.limit + 100 * float(self.settings["think"])):
+                async with aclosing(
+                    cast("Any", client).scan_iter(match=match, count=int(self.settings["count"]) or None)
+                ) as keys:
+                    async for key in keys:
+                        if key not in found:
+                            await trio.sleep(float(self.settings["think"]) / 10)
+                        found.add(key)
+        except trio.TooSlowError:
+            if self.world.jumped:
+                return "scan_iter: given up, the clock has jumped"
+            raise Violation("never ends", "scan_iter") from None
+        except (SentinelScanError, RedisError) as error:
+            if SECRET in f"{error} {error!r}":
+                raise Violation("secret", f"an error tells what nobody is to know: {error}") from None
+            return f"scan_iter: {type(error).__name__}"
+        finally:
+            self.active = False
+        processes = set(world.scanned)
+        if len(processes) > 1:
+            raise Violation("cursor", f"scan_iter went over {len(processes)} processes, and did not say so")
+        ((address, run_id),) = processes
+        node = world.node_at(address)
+        assert node is not None
+        if node.program.run_id == run_id and node.is_master and node.demotions == demotions[node]:
+            owed = {key for key in node.program.since_before(tick) if match is None or key.startswith(b"key:")}
+            self.account.counts["keys checked"] += len(owed)
+            if lost := owed - found:
+                raise Violation("lost", f"{len(lost)} of {len(owed)} keys by scan_iter")
+        return "scan_iter: complete"
 
     async def _scan(self, client: SentinelClient) -> str:
         if self._checkpoint is None:
@@ -254,6 +282,7 @@ class Reader:
         stopped = self.stopping
         if stopped:
             self.stopping = False
+            self._stopped_once = True
             self.account.took_effect(str(self.settings["stop_how"]))
             return "stopped"
         return self._judge(client, summary, problems)
@@ -336,115 +365,3 @@ class Reader:
         self._waiting += change
         if self._waiting == self._consumers:
             self._all_wait_since = trio.current_time()
-
-    # ---- judging ---------------------------------------------------------------------------------------------------
-
-    def _judge_page(self, client: SentinelClient, pages: Any, page: Any) -> None:
-        account = self.account
-        self._taken += 1
-        account.counts["pages"] += 1
-        account.counts["keys"] += len(page.keys)
-        account.trace(f"page {page.epoch} {len(page.keys)} {page.position} {page.server}")
-        if not page.keys:
-            account.breaks("page", "an empty page")
-        if page.epoch < self._epoch:
-            account.breaks("epoch", f"a page of epoch {page.epoch} after one of {self._epoch}")
-        self._epoch = max(self._epoch, page.epoch)
-        if page.position is not None:
-            goes_back = self.settings["read_from"] == "replica"
-            before = self._positions.get(pages, (-1, 0.0))
-            if before[0] == page.epoch and page.position <= before[1] and not goes_back:
-                account.breaks("position", f"{page.position} after {before[1]} within epoch {page.epoch}")
-            self._positions[pages] = page.epoch, page.position
-        if self.settings["read_from"] == "master":
-            named = client._source.target.address
-            if page.server.address != named:
-                account.breaks(
-                    "superseded", f"a page of {page.server.address}, though {named} is known to be the master"
-                )
-        if self._is_hash:
-            return
-        strange = [key for key in page.keys if key not in self.world.ledger.ever]
-        if strange:
-            account.breaks("strange", f"{len(strange)} keys that never were anywhere")
-        if self.settings["match"] and any(not key.startswith(b"key:") for key in page.keys):
-            account.breaks("strange", "keys that do not match")
-        self._received += len(page.keys)
-        waiting = self.world.served - self._served_before - self._received
-        account.peak("keys that wait", waiting)
-
-    def _judge(self, client: SentinelClient, summary: Any, problems: list[BaseException]) -> str:
-        account = self.account
-        account.peak("restarts of one scan", len(summary.restarts) if summary is not None else 0)
-        if problems:
-            for error in problems:
-                self._judge_error(summary, error)
-            if summary is not None and summary.complete:
-                raise Violation("end", f"complete, and yet {problems[0]!r}")
-            name = type(problems[0]).__name__
-            account.trace(f"ended: {problems[0]}")
-            return name
-        if summary is None or not summary.complete:
-            raise Violation("end", "the iteration ended, and is not complete")
-        self._judge_complete(summary)
-        return "complete"
-
-    def _judge_error(self, summary: Any, error: BaseException) -> None:
-        shown = f"{error!r} {error}"
-        cause: BaseException | None = error
-        while cause is not None:
-            shown += f" {cause}"
-            cause = cause.__cause__ or cause.__context__
-        if SECRET in shown:
-            raise Violation("secret", f"an error tells what nobody is to know: {shown}")
-        if isinstance(error, ScanInterrupted) and self.settings["on_failover"] != "raise":
-            raise Violation("error", f"{error!r}, though it was to begin again")
-        if isinstance(error, ScanRestartsExhausted) and len(summary.restarts) > int(self.settings["max_restarts"]):
-            raise Violation("budget", f"{len(summary.restarts)} restarts")
-        if isinstance(error, NoReplicaAvailable) and self.settings["read_from"] != "replica":
-            raise Violation("error", repr(error))
-        if not isinstance(error, (ServerUnavailable, ScanNotCertified)):
-            return
-
-    def _judge_complete(self, summary: Any) -> None:
-        world, account = self.world, self.account
-        epoch = summary.epoch
-        tick = self._began.get(epoch)
-        if tick is None:
-            raise Violation("epoch", f"complete in epoch {epoch}, which never began")
-        if len(summary.restarts) > int(self.settings["max_restarts"]):
-            raise Violation("budget", f"{len(summary.restarts)} restarts")
-        certificate = summary.certificate
-        node = world.node_at((certificate.server.address.host, certificate.server.address.port))
-        assert node is not None
-        # (The Sentinels are asked in two seconds at most; what they say is on its way for a little longer.)
-        if certificate.basis == "sentinels" and not world.had_majority(node.address, trio.current_time() - 3.0):
-            raise Violation("certificate", f"no majority has named {certificate.server}")
-        if summary.restarts:
-            account.counts["scans complete after a restart"] += 1
-        dedupes = self.settings["dedupe"] != "no"
-        if dedupes and (twice := [key for key, times in self._times.items() if times > 1]):
-            raise Violation("twice", f"{len(twice)} keys came twice, and were to come once")
-        found = set(self._times) if dedupes else self._done.get(epoch, set())
-        if self._is_hash:
-            self._judge_hash(found, tick)
-            return
-        owed = node.program.since_before(tick) if node.program.run_id == certificate.server.run_id else set()
-        # (The server's own word alone may be that of a master that has been replaced; but one it must be.)
-        if certificate.basis == "sentinels" or (certificate.basis == "role" and not node.is_master):
-            owed |= world.ledger.since_before(tick)
-        if self.settings["match"]:
-            owed = {key for key in owed if key.startswith(b"key:")}
-        account.counts["keys checked"] += len(owed)
-        lost = owed - found
-        if lost:
-            raise Violation("lost", f"{len(lost)} of {len(owed)} keys, in epoch {epoch} on {certificate.server}")
-
-    def _judge_hash(self, found: set[Any], tick: int) -> None:
-        key = f"hash:{SECRET}".encode()
-        if self.world.ledger.since.get(key, tick) >= tick:
-            return
-        owed = {(f"field:{SECRET}:{n}".encode(), b"%d" % n) for n in range(int(self.settings["hash"]))}
-        self.account.counts["keys checked"] += len(owed)
-        if lost := owed - found:
-            raise Violation("lost", f"{len(lost)} of {len(owed)} items of a hash")

@@ -19,6 +19,7 @@ from tests.trio.fakes.table import Table
 from .ledger import Ledger, carried_on
 
 if TYPE_CHECKING:
+    from .deployment import Deployment
     from .machines import Machine
 
 __all__ = ["CHANNEL", "Node", "SimServer"]
@@ -139,7 +140,7 @@ class SimServer(DataServer):
 class Node:
     """A data server's machine and its part in replication."""
 
-    def __init__(self, machine: Machine[SimServer], world: Any) -> None:
+    def __init__(self, machine: Machine[SimServer], world: Deployment) -> None:
         self.machine = machine
         self.program = machine.program
         self.program.node = self
@@ -155,6 +156,8 @@ class Node:
         # Grows whenever it is told to follow somebody, or nobody: what is under way then counts no more.
         self._turn = 0
         self.followers: list[Node] = []
+        # How often it was made a replica.
+        self.demotions = 0
         # Until when its master's silence counts as a connection.
         self.link_down_since: float | None = None
         self.saved: dict[int, dict[bytes, Value]] = {}
@@ -235,6 +238,7 @@ class Node:
     def follow(self, address: tuple[str, int]) -> None:
         """REPLICAOF. Its data stays until the new master's arrives."""
         self._leave_master()
+        self.demotions += self.is_master
         self.program.master = address
         self.program.replicas = [f.address for f in self.followers]
         self._link("connect")
@@ -243,6 +247,7 @@ class Node:
     def promote(self) -> None:
         """REPLICAOF NO ONE; nothing, to a master."""
         if self.is_master:
+            self.world.promoted(self)
             return
         self._leave_master()
         self.program.master = None
@@ -281,13 +286,10 @@ class Node:
         if turn != self._turn or self.program.master is None or not self.machine.up:
             return
         master = self.world.node_at(self.program.master)
-        answers = master is not None and master.usable and not master.program.loading and self.world.reach(self, master)
-        if (
-            not self.usable
-            or not answers
-            or master is self
-            or (not master.is_master and master.program.link != "connected")
-        ):
+        if master is None or not (self.usable and master.usable and self.world.reach(self, master)):
+            self._try_later(RECONNECT)
+            return
+        if master.program.loading or master is self or not (master.is_master or master.program.link == "connected"):
             self._try_later(RECONNECT)
             return
         if self not in master.followers:

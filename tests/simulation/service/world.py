@@ -14,11 +14,12 @@ import trio
 from tests.simulation.playing import Account, Violation
 from tests.simulation.runner import SECRET
 from tests.simulation.schedule import Schedule, Value
-from trio_sentinel_scan import SentinelClient, SentinelScanError
+from trio_sentinel_scan import SentinelClient, SentinelScanError, connect
 
 from . import drawing
 from .deployment import PASSWORD, Deployment
-from .faults import CLASSES, Faults, default_args
+from .fault_classes import CLASSES, default_args
+from .faults import Faults
 from .reader import Reader
 from .traffic import Callers, Churn, Listener
 
@@ -76,7 +77,7 @@ class ServiceWorld:
             how = f"not opened: {type(error).__name__}"
         callers.judge()
         account.endings[f"scan: {how}"] += 1
-        if how != "complete" and not world.befallen and settings["max_restarts"] == 10:
+        if not how.endswith("complete") and not world.befallen and settings["max_restarts"] == 10:
             raise Violation("for nothing", f"{how}, and nothing had befallen it")
         del faults
         if settings["recovers"]:
@@ -102,15 +103,17 @@ class ServiceWorld:
         self, world: Deployment, settings: Mapping[str, Value], callers: Callers | None, listener: Listener | None
     ) -> AsyncGenerator[SentinelClient]:
         password: Any = PASSWORD if settings["password"] else None
-        client = SentinelClient(
-            [actor.address for actor in world.actors],
-            world.service,
-            password=password,
+        login = f":{PASSWORD}@" if password else ""
+        members = ",".join(f"{actor.address[0]}:{actor.address[1]}" for actor in world.actors)
+        client = connect(
+            f"redis+sentinel://{login}{members}/{world.service}",
             sentinel_password=password,
             response_timeout=float(settings["response_timeout"]),
             failover_timeout=float(settings["failover_timeout"]),
             retry_writes=bool(settings["retry_writes"]),
+            protocol=int(settings["protocol"]) or None,
         )
+        assert isinstance(client, SentinelClient)
         async with client, trio.open_nursery() as nursery:
             if callers is not None:
                 callers.start(nursery, client)
