@@ -75,7 +75,7 @@ def test_schedules_repeat_in_another_process() -> None:
     program = (
         "from tests.simulation.runner import draw, run\n"
         "from tests.simulation.worlds import world_of\n"
-        "for seed in range(700_000, 700_012):\n"
+        "for seed in range(700_000, 700_006):\n"
         "    for name in ('service', 'cluster'):\n"
         "        world = world_of(name)\n"
         "        print(run(draw(world, seed), world).account.digest)\n"
@@ -88,4 +88,4 @@ def test_schedules_repeat_in_another_process() -> None:
 
     first = digests("1")
     assert first == digests("2")
-    assert len(set(first)) == 24
+    assert len(set(first)) == 12

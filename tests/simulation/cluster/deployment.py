@@ -68,6 +68,10 @@ class SimulatedCluster:
         self.unseen_moves: set[bytes] = set()
         # Keys that went from the target to the owner while the flags said the opposite.
         self.moved_back: set[bytes] = set()
+        # Keys of slots that have come back to a node before it had heard of any later config epoch than its own: it has
+        # the same one as before. And with which epoch which node has given which slot.
+        self.back_at_once: set[bytes] = set()
+        self._left_at: dict[tuple[int, str], int] = {}
         hosts = [self._make() for _ in range(masters)]
         for place, host in enumerate(hosts):
             node = host.program
@@ -234,12 +238,17 @@ class SimulatedCluster:
         """SETSLOT NODE, at the target first; then at those who are told."""
         if not self.can_write(target):
             return
+        source = self.owner(slot)
+        if source is not None and source is not target:
+            self._left_at[slot, source.node_id] = source.me.config_epoch
         if slot in target.importing:
             del target.importing[slot]
             target.assign(1 << slot, target.node_id)
             target.bump()
         else:
             target.assign(1 << slot, target.node_id)
+        if self._left_at.get((slot, target.node_id)) == target.me.config_epoch:
+            self.back_at_once.update(target.keys_in(slot))
         self.truth.look(1 << slot)
         self.bus.announce(target)
         for node in told:
