@@ -20,8 +20,9 @@ from tests.simulation.schedule import Fault, Schedule, Value
 from tests.simulation.service import ServiceWorld
 from tests.simulation.service.deployment import Deployment
 from tests.simulation.service.fault_classes import draw_args
-from trio_sentinel_scan._core import topology
+from trio_sentinel_scan._core import certificate, scan_plan, sweep, topology
 from trio_sentinel_scan._core.certificate import Evidence, Held
+from trio_sentinel_scan._core.identity import Role
 from trio_sentinel_scan._core.in_flight import InFlight, Request
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.segments import Segments
@@ -194,6 +195,13 @@ def always_resent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shared, "goes_again", lambda commands, written, *, retry_writes: True)
 
 
+def no_links(patch: pytest.MonkeyPatch) -> None:
+    """A replica is taken for its master's image, whether or not it is linked to it."""
+    patch.setattr(Role, "is_synced_replica", property(lambda role: role.kind == "slave"))
+    for module in (certificate, sweep, scan_plan):
+        patch.setattr(module, "lost_link", lambda role: "")
+
+
 TIMES_3 = ("client-kill time",) * 3
 
 
@@ -246,6 +254,13 @@ TIMES_3 = ("client-kill time",) * 3
             ["planned time"],
             {"lost"},
             id="dedupe at hand-out",
+        ),
+        pytest.param(
+            no_links,
+            {"read_from": "replica", "sync": 3.0, "think": 0.25},
+            ["restart-empty scan here", "resync time"],
+            {"lost"},
+            id="replica's link",
         ),
         pytest.param(always_resent, {"callers": 3, "latency": 0.02}, list(TIMES_3), {"write"}, id="resend rules"),
     ],

@@ -100,6 +100,7 @@ class Deployment:
             if settings["password"]:
                 node.program.users["default"].password = PASSWORD
         self.ledger.set_authorities([master.program])
+        self.ledger.begun = self.ledger.now()
         self.actors: list[Actor] = []
         for number in range(1, int(settings["sentinels"]) + 1):
             sentinel = SimSentinel((f"10.0.1.{number}", 26379), f"{self.rng.getrandbits(160):040x}")

@@ -32,6 +32,8 @@ class Judge:
         self.world = world
         self.settings = settings
         self.account = account
+        # Where the present scan goes on from.
+        self._checkpoint: str | None = None
         # What the consumers have done with: by epoch; and each key as often as it was handed out.
         self._done: dict[int, set[Any]] = {}
         self._times: Counter[Any] = Counter()
@@ -144,7 +146,9 @@ class Judge:
             self._judge_hash(found, tick)
             return
         owed = node.program.since_before(tick) if node.program.run_id == certificate.server.run_id else set()
-        if summary.moves:
+        if certificate.basis == "replica" and node.program.run_id == certificate.server.run_id:
+            owed |= node.program.owes_as_a_replica(tick)
+        if summary.moves or (self._checkpoint is not None and self.settings["hash_seed"]):
             # The last server has only seen the last part of it.
             account.counts["scans complete after a move"] += 1
             owed = set()

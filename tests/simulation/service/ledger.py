@@ -23,6 +23,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.tick = 0
+        # When the deployment was set up: what has been there from before that was there all the time.
+        self.begun = 0
         # Whose data counts. Invariant: the union of "is named by a majority" and "was promoted since".
         self.authorities: list[SimServer] = []
         self.since: dict[bytes, int] = {}

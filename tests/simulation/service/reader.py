@@ -81,7 +81,6 @@ class Reader(Judge):
         self._pages: Any = None
         self._store = Store() if settings["dedupe"] == "store" else None
         self._stops_left = int(settings["stops"])
-        self._checkpoint: str | None = None
         self.is_iteration = settings["kind"] == "scan_iter"
         self._consumers = int(settings["consumers"])
         self._busy = 0.0

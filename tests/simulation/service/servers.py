@@ -6,6 +6,7 @@ history goes on from there, any other is filled anew, and answers from whatever 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +54,8 @@ class SimServer(DataServer):
         # Of what counts here: while the link to its master is down, a replica owes nobody anything, so what happens
         # to its keys meanwhile shows when the link is up again.
         self.since: dict[bytes, int] = {}
+        # When this process held its data set for the first time: at once as a master, as a replica when it is in sync.
+        self.first_held = 0
         self.node: Node | None = None
         # (Connection, cursor) of SCANs with a cursor that this process has not given.
         self.strangers: list[int] = []
@@ -77,6 +80,7 @@ class SimServer(DataServer):
     def restart(self) -> None:
         super().restart()
         self.since = {}
+        self.first_held = 0
         self.recounted()
 
     def _table(self, db: int) -> Table:
@@ -107,12 +111,23 @@ class SimServer(DataServer):
     def recounted(self) -> None:
         """Its data, or what it is taken for, has changed as a whole."""
         if self.counts:
+            self.first_held = self.first_held or self.ledger.now()
             self.since = carried_on(self.since, dict(self.data.get(0, {})), self.ledger.now())
         self.ledger.reloaded(self)
 
     def since_before(self, tick: int) -> set[bytes]:
         """What has been there from before that tick until now."""
         return {key for key, since in self.since.items() if since < tick}
+
+    def owes_as_a_replica(self, tick: int) -> set[bytes]:
+        """What a scan of it owes: what is never missing from the service, from when it was in sync first.
+
+        A pass has no business to begin before that.
+        """
+        always = self.ledger.since_before(self.ledger.begun)
+        if not self.first_held:
+            return always
+        return {key for key in always if self.since.get(key, math.inf) <= max(tick, self.first_held + 1)}
 
     def _refusal(self, session: Session, name: str, words: list[bytes]) -> Any:
         if self.busy and name not in {"HELLO", "AUTH", "CLIENT"}:
