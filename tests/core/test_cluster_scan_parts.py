@@ -17,7 +17,7 @@ from trio_sentinel_scan._core.lane_judgement import LaneJudgement, judge_coverin
 from trio_sentinel_scan._core.lane_segments import SlotSegments, bridged, lane_segments, parts_of
 from trio_sentinel_scan._core.lanes import Decoding, Lane
 from trio_sentinel_scan._core.slot_numbers import SlotNumbers
-from trio_sentinel_scan._core.slots import ALL_SLOTS, NO_SLOTS, SLOTS, ranges_of, set_of, slot_of
+from trio_sentinel_scan._core.slots import ALL_SLOTS, NO_SLOTS, SLOTS, ranges_of, set_of, slot_of, slots_in
 
 
 def lane(slots: int, *, parts: int = 1, decoding: Decoding | None = None) -> Lane:
@@ -278,6 +278,18 @@ def test_the_cluster_is_not_well_where_the_lane_was() -> None:
     before = standing(cluster)
     cluster.nodes[0].state = "fail"
     assert "state" in judged(cluster, before).reason
+
+
+def test_a_slot_has_set_out_meanwhile() -> None:
+    """Nobody was asked in between; before and after are enough to tell. It stays at the same place in the end."""
+    cluster = Cluster()
+    before = standing(cluster)
+    one = cluster.nodes[0]
+    slot = next(slots_in(one.slots))
+    cluster.begin_move(slot, cluster.nodes[1])
+    ((slots, reason),) = judged(cluster, before).again
+    assert slots == 1 << slot
+    assert "began, or ceased" in reason
 
 
 def test_its_own_word_will_do() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -38,7 +38,7 @@ THINGS: list[Any] = [
     Asked(Kind.CHANNEL, True, (SECRET,)),
     ShardTicket(True, (SECRET,), {SECRET}, error=ERROR),
     ShardAsked(ShardAsk.LET_GO, (SECRET,)),
-    LostConnection("why", 0.0, {SECRET}, {SECRET}, {SECRET: None}),  # type: ignore[dict-item]  # (no matter what)
+    LostConnection("why", 0.0, {SECRET}, {SECRET}, cast("Any", {SECRET: None})),  # (no matter what)
     Round(SECRET, 1),
     Yield([SECRET]),
     Questions(SECRET, 2),
@@ -50,7 +50,7 @@ THINGS: list[Any] = [
     MARK,
     ClusterCheckpoint(True, ALL_SLOTS, ALL_SLOTS, ALL_SLOTS, ((1, ALL_SLOTS),), (MARK,)),
     NodeLine(NODE, frozenset({"master"}), None, 1, ALL_SLOTS),
-    SurveyRound(None, None, 0.0, {"why": ALL_SLOTS}),  # type: ignore[arg-type]  # (no matter what)
+    SurveyRound(cast("Any", None), cast("Any", None), 0.0, {"why": ALL_SLOTS}),  # (no matter what)
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import itertools
 import random
 import subprocess
 import sys
@@ -51,7 +52,7 @@ class Toy:
                 await trio.sleep(fault.at)
                 self._befall(fault, tasks, account)
                 if fault.name == "spins":
-                    while True:
+                    for _ in itertools.count():
                         await trio.lowlevel.checkpoint()
         account.endings["complete"] += 1
 
