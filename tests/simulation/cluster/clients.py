@@ -23,7 +23,7 @@ from trio_sentinel_scan import (
     SlotsNotCovered,
     SubscriptionLost,
 )
-from trio_sentinel_scan._core.slots import SLOTS, slot_of
+from trio_sentinel_scan._core.slots import ALL_SLOTS, SLOTS, slot_of
 
 from ..runner import SECRET
 from .keys import key_in
@@ -187,6 +187,7 @@ class ScanUnderTest:
         if summary.slots_let_go and self.node is None:
             account.breaks("left out", "slots were let go, though all nodes were to be scanned")
         truth = self._cluster.truth
+        truth.look(ALL_SLOTS)
         kept = {
             key
             for slot, keys in truth.stayed.items()

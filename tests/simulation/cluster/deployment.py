@@ -155,11 +155,16 @@ class SimulatedCluster:
                 return []
             theirs = owner.data.get(0, {})
             return [{key: value for key, value in only.data.get(0, {}).items() if key in theirs}]
+        # (What only a target's own flag tells of, and that one is down, nobody can know of: it is as if called off.)
         found = [owner]
         found += (
             node
             for node in self.masters
-            if node is not owner and (slot in node.importing or owner.migrating.get(slot) == node.node_id)
+            if node is not owner
+            and (
+                owner.migrating.get(slot) == node.node_id
+                or (slot in node.importing and self.bus.is_alive(node.node_id))
+            )
         )
         return [node.data.get(0, {}) for node in found]
 
