@@ -51,7 +51,7 @@ class Agenda:
         """Make the next call."""
         try:
             heapq.heappop(self._heap)[2]()
-        except BaseException as error:  # noqa: BLE001 (this is Trio's loop, in no task; the run raises it)
+        except BaseException as error:  # noqa: ASYNC103, BLE001 (in no task, so nothing is cancelled here; the run raises it)
             self.error = self.error or error
             self._heap.clear()
             self.on_error()
