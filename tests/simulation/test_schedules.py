@@ -17,15 +17,9 @@ from tests.simulation.runner import draw, run
 from tests.simulation.schedule import parse
 from tests.simulation.worlds import world_of
 
-<<<<<<< HEAD
-# (World, how many schedules of it each shard plays): 20 shards of them.
-SLICE = {"service": 80, "cluster": 25}
-SHARDS = 20
-=======
-# (World, how many schedules of it each shard plays): 40 shards of them.
-SLICE = {"service": 40}
+# (World, how many schedules of it each shard plays): 40 shards of them, which makes 2,080.
+SLICE = {"service": 40, "cluster": 12}
 SHARDS = 40
->>>>>>> sim
 # `regressions.txt`: a line of comment for each schedule, and the schedule.
 REGRESSIONS = [
     line
