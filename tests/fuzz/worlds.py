@@ -251,4 +251,4 @@ async def _try(network: Network, tried: Try) -> None:
             raise
 
 
-PROPERTIES: Final = {"clients": Property(draw, holds, costs=4)}
+PROPERTIES: Final = {"clients": Property(draw, holds, costs=8)}

@@ -39,7 +39,7 @@ async def test_operations_that_a_server_refuses(server_binary: ServerBinary) -> 
             with pytest.raises(AuthenticationFailed) as caught:
                 await client.__aenter__()
             harvest.error(caught.value)
-            async with RedisClient(address, password=PASSWORD, response_timeout=10) as client:
+            async with RedisClient(address, password=PASSWORD, response_timeout=120) as client:
                 for _, commands in STEPS:
                     for command in commands:
                         await server.execute(*command)

@@ -76,7 +76,7 @@ async def test_who_is_not_who_it_should_be_hears_nothing(make: Callable[[], Cont
     server_context, client_context = make()
     with harvesting() as harvest:
         async with socket_server(server_context) as (server, address):
-            client = RedisClient(address, ssl=client_context, password=PASSWORD, response_timeout=10)
+            client = RedisClient(address, ssl=client_context, password=PASSWORD, response_timeout=120)
             with pytest.raises(ServerConnectionError, match=r"refused TLS, or is not who it should be: \S+") as caught:
                 async with client:
                     pytest.fail("a stranger was talked to")
@@ -94,7 +94,7 @@ async def test_who_is_not_checked_hears_the_password() -> None:
     client_context.verify_mode = ssl.CERT_NONE
     async with socket_server(server_context) as (server, address):
         server.program.users["default"] = User(PASSWORD)
-        async with RedisClient(address, ssl=client_context, password=PASSWORD) as client:
+        async with RedisClient(address, ssl=client_context, password=PASSWORD, response_timeout=120) as client:
             await client.ping()
         assert PASSWORD.encode() in server.heard
 
@@ -110,7 +110,7 @@ async def test_an_end_is_no_end_of_a_scan(ending: Any, last_words: int) -> None:
     server_context, client_context = good()
     async with socket_server(server_context, keys=KEYS) as (server, address):
         server.ends_after, server.ending, server.last_words = 4, ending, last_words
-        async with RedisClient(address, ssl=client_context, failover_timeout=30) as client:
+        async with RedisClient(address, ssl=client_context, response_timeout=120, failover_timeout=120) as client:
             async with client.open_scan(count=10, segments=1) as pages:
                 found = [key for page in [page async for page in pages] for key in page]
             assert pages.summary.complete
@@ -125,7 +125,7 @@ async def test_a_server_that_always_ends_is_an_error() -> None:
     async with socket_server(server_context, keys=KEYS) as (server, address):
         server.ends_after = 1
         async with (
-            RedisClient(address, ssl=client_context, failover_timeout=30) as client,
+            RedisClient(address, ssl=client_context, response_timeout=120, failover_timeout=120) as client,
             client.open_scan(count=10, segments=1, max_restarts=2) as pages,
         ):
             with pytest.raises(ScanRestartsExhausted):
@@ -140,7 +140,7 @@ async def test_nothing_private_is_told_of_tls() -> None:
         async with socket_server(server_context, keys=KEYS) as (server, address):
             server.program.users["default"] = User(PASSWORD)
             server.ends_after = 3
-            async with RedisClient(address, ssl=client_context, password=PASSWORD) as client:
+            async with RedisClient(address, ssl=client_context, password=PASSWORD, response_timeout=120) as client:
                 await client.set(KEY, VALUE)
                 async with client.open_scan(match=KEY, count=10, segments=1) as pages:
                     async for page in pages:
