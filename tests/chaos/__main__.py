@@ -66,7 +66,10 @@ def say(line: str) -> None:
 
 
 def run(words: list[str] | None = None) -> int:
-    """The exit status: 0 if every promise was kept, 1 if not, 128 and the signal's number if it was interrupted."""
+    """The exit status: 0 if every promise was kept, 1 if not, 128 and the signal's number if it was interrupted.
+
+    It is 2 if no more was shown because the servers did not become whole again.
+    """
     asked = arguments(words)
     _leaks.adopt_orphans()
     binary = find_server_binary(asked.server)
@@ -81,7 +84,9 @@ def run(words: list[str] | None = None) -> int:
     if interrupted is not None:
         say(f"interrupted by {signal.Signals(interrupted).name}")
         return 128 + interrupted
-    return 1 if any(account.findings for account in accounts) else 0
+    if any(account.findings for account in accounts):
+        return 1
+    return 2 if any(account.trouble for account in accounts) else 0
 
 
 if __name__ == "__main__":

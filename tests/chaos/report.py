@@ -48,6 +48,8 @@ class Account:
     # Keys that the servers themselves had lost; nobody could have handed them out.
     lost_by_servers: int = 0
     findings: list[Finding] = field(default_factory=list[Finding])
+    # The servers did not become whole again in time: what goes before it stands, and nothing was shown after it.
+    trouble: str = ""
 
     def tally(self, kind: str) -> ScanTally:
         """That of one kind of scans."""
@@ -87,6 +89,8 @@ class Account:
             lines.append(f"  lost by the servers themselves: {self.lost_by_servers} keys")
         lines.append(f"  keys checked: {self.keys_checked}; promises not kept: {len(self.findings)}")
         lines += [f"    round {one.round}: {one.what}: {one.details}" for one in self.findings]
+        if self.trouble:
+            lines.append(f"  ended early: the servers did not become whole again: {self.trouble}")
         return lines
 
 

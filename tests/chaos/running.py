@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import trio
 
@@ -144,9 +144,8 @@ async def run(
             try:
                 await Run(arena, account, random.Random(seed), say, only).rounds(seconds)
                 await _nothing_left(arena, account, tasks)
-            except HarnessError as error:
-                # The servers have not become whole: that is theirs, or this program's; but nothing was shown.
-                account.found("the servers did not become whole again", error)
+            except* HarnessError as errors:
+                account.trouble = "; ".join(map(str, _leaves(errors)))
             nursery.cancel_scope.cancel(reason="the run is over")
     finally:
         account.seconds = time.monotonic() - began
@@ -156,6 +155,14 @@ async def run(
     if open_still := _leaks.open_sockets() - sockets:
         account.found("sockets are left", open_still)
     return account
+
+
+def _leaves(group: BaseExceptionGroup[HarnessError]) -> Iterator[HarnessError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _nothing_left(arena: Arena, account: Account, tasks: Sequence[str]) -> None:

@@ -32,14 +32,19 @@ RESTART = "restart a master on the same port"
 async def run(deployment: str, binary: ServerBinary, **options: Any) -> Account:
     """With more time than other tests have (`faulthandler_timeout`): on a slow machine the last round takes its own."""
     faulthandler.cancel_dump_traceback_later()
-    with trio.fail_after(600):
-        return await running.run(deployment, binary, **options)
+    with trio.fail_after(900):
+        account = await running.run(deployment, binary, **options)
+        if account.trouble and not account.findings:
+            # Servers that a machine lets starve show nothing of the client. Once they may.
+            account = await running.run(deployment, binary, **options)
+        return account
 
 
 def check(account: Account) -> None:
     """Every promise was kept, and there was something to keep."""
     told = "\n".join(account.lines())
     assert not account.findings, told
+    assert not account.trouble, told
     assert account.rounds, told
     assert account.faults.total() >= account.rounds, told
     assert account.keys_checked, told
