@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nox
@@ -34,9 +35,14 @@ SERVERS = dependency_groups(PYPROJECT, "servers")
 # each other's death. A file's tests keep their order; a server that finds its port taken is given another one.
 TWO_AT_A_TIME = ("-n", "2", "--dist", "loadfile")
 FOUR_AT_A_TIME = ("-n", "4", "--dist", "loadfile")
+# For long ones that have nothing in common: two that calculate, and one that waits.
+WHOEVER_IS_FREE = ("-n", "3", "--dist", "worksteal")
 
 # What is quick in tests/core and tests/trio, and of tests/real the few that show that all of it connects.
 QUICK = "not full and (smoke or not (real or slow))"
+
+# The folders of tests that attack the whole at random, for long, or in great numbers.
+ATTACKS = ("chaos", "fuzz", "load", "security", "simulation")
 
 # The tests of those modules of the core, and of the command line's, that stand on hiredis, redis-py, click or an extra.
 USES_OTHERS = ("cli_settings", "cli_use", "commands", "command_keys", "compact_seen", "exports", "telemetry", "wire")
@@ -72,7 +78,11 @@ def lint(session: nox.Session) -> None:
     # promises that to its users; a test, or a fake under it, owes nobody a checkpoint.
     checkpoints = "--enable=ASYNC,ASYNC900,ASYNC910,ASYNC911"
     session.run("flake8-async", checkpoints, *async_files(PACKAGE))
-    session.run("flake8-async", "noxfile.py", *async_files("tests", "benchmarks", "examples"))
+    # (It takes its time: two halves, on two cores.)
+    others = ["noxfile.py", *async_files("tests", "benchmarks", "examples")]
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(session.run, "flake8-async", *half) for half in (others[::2], others[1::2])]:
+            done.result()
     session.run("lint-imports", "--no-cache")
     session.run("codespell")
     session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
@@ -109,7 +119,11 @@ def tests(session: nox.Session) -> None:
     session.run("coverage", "run", core, "-m", "pytest", *TWO_AT_A_TIME, "tests/core")
     session.run("coverage", "combine", "--quiet", core)
     session.run("coverage", "report", core, f"--include={PACKAGE}/_core/*", "--fail-under=100")
-    session.run("coverage", "run", "-m", "pytest", *FOUR_AT_A_TIME, "--ignore=tests/core")
+    # What attacks the whole comes without: to be measured would take it as long again, and it goes where the rest went.
+    attacks = [f"tests/{name}" for name in ATTACKS]
+    session.run("pytest", *WHOEVER_IS_FREE, *attacks)
+    left_out = [f"--ignore={folder}" for folder in ("tests/core", *attacks)]
+    session.run("coverage", "run", "-m", "pytest", *FOUR_AT_A_TIME, *left_out)
     session.run("coverage", "combine", "--quiet", ".", ".coverage-core")
     session.run("coverage", "report", f"--omit={PACKAGE}/_core/*", "--fail-under=95")
 

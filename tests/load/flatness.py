@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from trio._core import _run as trio_run
 
@@ -15,7 +16,8 @@ __all__ = ["Flatness", "objects_of_ours", "open_descriptors"]
 def objects_of_ours() -> Counter[str]:
     """How many there are of each class of the package, and of tasks and scopes."""
     # Trio forgets deadlines that will not be met when there are a thousand of them: until then it holds their scopes.
-    trio_run.GLOBAL_RUN_CONTEXT.runner.deadlines._prune()
+    context: Any = trio_run.GLOBAL_RUN_CONTEXT  # (it does not tell type checkers what it has)
+    context.runner.deadlines._prune()
     gc.collect()
     found: Counter[str] = Counter()
     for thing in gc.get_objects():
