@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import trio
 
+from tests.real.cluster_scenes import keys_of_slot
 from tests.real.proxy import Proxy, open_proxy
 from trio_sentinel_scan import ClusterClient, SentinelClient
 from trio_sentinel_scan._core.slots import slot_of
@@ -232,6 +232,7 @@ class ClusterArena(Arena):
     def __init__(self, binary: ServerBinary, proxies: dict[tuple[str, int], Proxy], cluster: LocalCluster) -> None:
         super().__init__(binary, proxies)
         self.cluster = cluster
+        self.quiet_slots: list[int] = []
         for proxy in self.proxies:
             # A slot's sweep begins at its number.
             proxy.starts = range(16_384)
@@ -253,11 +254,14 @@ class ClusterArena(Arena):
             failover_timeout=FAILOVER_TIMEOUT,
         )
 
-    def quiet_slots(self) -> list[int]:
-        """Slots with several of the keys that stay, and none that is ever written to."""
-        counts = Counter(slot_of(key) for batch in self.batches for key in batch)
-        written = {slot_of(key) for key in WRITTEN}
-        return sorted(slot for slot, count in counts.items() if count > 1 and slot not in written)
+    async def fill_quiet_slots(self, number: int) -> None:
+        """So many slots with a hundred keys each that stay, and none that is ever written to."""
+        written = {slot_of(key) for key in (*WRITTEN, *map(str.encode, SETS))}
+        self.quiet_slots = [slot for slot in range(0, 16_384, 16_384 // number) if slot not in written]
+        for slot in self.quiet_slots:
+            self.batches.append(keys_of_slot(slot, 100, "quiet:"))
+            await self.cluster.write(self.batches[-1])
+        await trio.lowlevel.checkpoint()
 
     async def whole(self) -> None:
         await self.cluster.wait_until_ready()
@@ -311,6 +315,7 @@ async def open_arena(
         async with LocalCluster(binary=binary, partitions=True, patience=PATIENCE) as cluster:
             clustered = ClusterArena(binary, await proxied(cluster.nodes), cluster)
             await clustered.mend()
+            await clustered.fill_quiet_slots(8)
             await clustered.grow(keys)
             yield clustered
 

@@ -166,29 +166,40 @@ async def migrate_by_steps(arena: ClusterArena, dice: random.Random) -> None:
 
 
 async def fail_over_half_way(arena: ClusterArena, dice: random.Random) -> None:
-    """CLUSTER FAILOVER of a slot's source, half of whose keys are at the target: Redis 7.0 forgets then that it moves.
+    """CLUSTER FAILOVER of a slot's source, half of whose keys are at the target.
 
     Whoever asks the new owner for a key that has moved hears that there is none; so it is a slot that nobody writes to.
     """
     cluster = arena.cluster
-    slot = dice.choice(arena.quiet_slots())
+    slot = dice.choice(arena.quiet_slots)
     source = await cluster.owner(slot)
     target = dice.choice([node for node in await cluster.masters() if node is not source])
-    await (await cluster.begin_migration(slot, target)).move(1)
+    await (await cluster.begin_migration(slot, target)).move(50)
     await trio.sleep(dice.choice([0.0, 0.5]))
     (new,) = await cluster.replicas(source)
-    await new.execute("CLUSTER", "FAILOVER")
-    new_id = await new.node_id()
-    with trio.fail_after(PATIENCE):
-        while not (view := (await target.views()).get(new_id)) or not view.is_master:  # noqa: ASYNC110 (as above)
-            await trio.sleep(0.01)
+    await _take_over(new, target)
     await trio.sleep(dice.choice([0.0, 1.0, 3.0]))
     # One that takes a slot in does not believe others about it: to it the slot has no owner now, and all is down.
-    await target.execute("CLUSTER", "SETSLOT", slot, "NODE", new_id)
+    await target.execute("CLUSTER", "SETSLOT", slot, "NODE", await new.node_id())
     await cluster.wait_until_ready()
     migration = await cluster.begin_migration(slot, target)
     await migration.move()
     await migration.finish()
+
+
+async def _take_over(replica: LocalClusterNode, witness: LocalClusterNode) -> None:
+    """CLUSTER FAILOVER, again where it came to nothing in five seconds, until another node knows of it."""
+    replica_id = await replica.node_id()
+    ask_again_at = 0.0
+    with trio.move_on_after(PATIENCE):
+        while not (view := (await witness.views()).get(replica_id)) or not view.is_master:
+            if trio.current_time() >= ask_again_at:
+                with suppress(CommandFailed):
+                    await replica.execute("CLUSTER", "FAILOVER")
+                ask_again_at = trio.current_time() + 6
+            await trio.sleep(0.01)
+        return
+    raise CommandFailed("a replica does not take over")
 
 
 async def kill_beside_a_move(arena: ClusterArena, dice: random.Random) -> None:
@@ -294,6 +305,10 @@ async def slow(arena: Arena, dice: random.Random) -> None:
         proxy.slowness = 0.0
 
 
+def _keeps_migrations(arena: ClusterArena) -> bool:
+    return arena.binary.product == "valkey" and arena.binary.version_info >= (8,)
+
+
 def _can_migrate_atomically(arena: ClusterArena) -> bool:
     return can_move_atomically(arena.cluster)
 
@@ -316,7 +331,13 @@ IN_A_CLUSTER: Final = (
     Fault("CLUSTER FAILOVER", planned, replaces=True),
     Fault("many slots move", reshard),
     Fault("slots move step by step", migrate_by_steps),
-    Fault("the source of a slot fails over half way", fail_over_half_way, replaces=True),
+    Fault(
+        "the source of a slot fails over half way",
+        fail_over_half_way,
+        replaces=True,
+        # Others forget that it moves, and may not become whole again by what this does.
+        possible=_keeps_migrations,
+    ),
     Fault("slots move while another master is killed", kill_beside_a_move, loses=True),
     Fault("slots move atomically", migrate_atomically, possible=_can_migrate_atomically),
     Fault("a master cut off from the others", isolate, loses=True),
