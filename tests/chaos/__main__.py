@@ -14,6 +14,7 @@ import trio
 from tests import _leaks
 from tests.chaos import running
 from tests.chaos.report import Account
+from tests.conftest import server_binaries
 from trio_sentinel_scan.testing import ServerBinary, find_server_binary
 
 
@@ -72,7 +73,7 @@ def run(words: list[str] | None = None) -> int:
     """
     asked = arguments(words)
     _leaks.adopt_orphans()
-    binary = find_server_binary(asked.server)
+    binary = find_server_binary(asked.server) if asked.server else next(iter(server_binaries().values()))
     seed = asked.seed or f"{random.getrandbits(32):08x}"
     accounts: list[Account] = []
     say(f"seed {seed}")

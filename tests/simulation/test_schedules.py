@@ -58,7 +58,7 @@ def test_schedules(world_name: str, shard: int) -> None:
     """No promise is broken, and the shard was worth its time: most scans come to their end, and faults take effect."""
     tally = play(world_name, range(shard * 1000, shard * 1000 + SLICE[world_name]))
     assert tally.counts["keys checked"] > 20 * tally.schedules
-    assert len(tally.hit) > 10
+    assert len(tally.hit) > 5
 
 
 @pytest.mark.parametrize("number", range(len(REGRESSIONS)))
