@@ -113,7 +113,10 @@ async def test_a_scan_that_fails_leaves_one(server_binary: ServerBinary, tmp_pat
         assert "could not be certified" in ended.err
         assert set(ended.keys) == keys
         rest = await cli("scan", *arguments)
-        assert (rest.status, rest.out) == (0, b"")
+        assert rest.status == 0
+        # Nothing, as a rule; where the server was rehashing, what lies in the bucket that was the last one.
+        assert len(rest.keys) < 100
+        assert set(rest.keys) <= keys
         assert names_in(tmp_path) == []
 
 

