@@ -169,7 +169,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # By default on one of them; on all of them the few tests that show the rest. What the cursors of a cluster are
         # like decides how it is scanned: where that is the subject it is one of each kind.
         on_all = any(mark.name == "smoke" for mark in metafunc.definition.iter_markers())
-        by_cursors = metafunc.definition.path.stem in ("test_cluster_scan", "test_cluster_scan_migration")
+        by_cursors = metafunc.definition.path.stem == "test_cluster_scan"
         kinds = [cluster_cursors(binary) if by_cursors else "any" for binary in binaries.values()]
         marks = [
             () if on_all or kind not in kinds[:number] else (pytest.mark.full,) for number, kind in enumerate(kinds)
