@@ -114,7 +114,7 @@ async def test_a_scan_that_fails_leaves_one(server_binary: ServerBinary, tmp_pat
         assert set(ended.keys) == keys
         rest = await cli("scan", *arguments)
         assert rest.status == 0
-        # Nothing, as a rule; where the server was rehashing, what lies in the bucket that was the last one.
+        # To be mended: in one run of twenty the keys of one SCAN, the last of its segment, come once more.
         assert len(rest.keys) < 100
         assert set(rest.keys) <= keys
         assert names_in(tmp_path) == []
