@@ -113,6 +113,36 @@ def test_of_a_scan_that_is_complete() -> None:
     assert cursors_asked(second.log) == []
 
 
+@pytest.mark.parametrize("keys", [0, 1, 3])
+@pytest.mark.parametrize("segments", [1, 4])
+def test_what_brings_no_page_counts(keys: int, segments: int) -> None:
+    """Most SCANs find nothing, as with a rare MATCH: the pass comes on all the same, behind its latest page."""
+    world = World(KEYS[:keys])
+    first = Driver(world, segments=segments, count=1)
+    first.run()
+    assert len(cursors_asked(first.log)) > len(first.pages)
+    for page in first.pages:
+        first.plan.done_with(page)
+    for checkpoint in {first.plan.checkpoint, *(page.checkpoint for page in first.pages[-1:])}:
+        second = Driver(world, segments=segments, count=1, resume=checkpoint)
+        assert second.run().complete
+        assert cursors_asked(second.log) == []
+
+
+def test_what_brings_no_page_counts_where_segments_meet() -> None:
+    """What the last replies bring was in the neighbours' first pages: it comes no more, now or when that is gone on from.
+
+    (A pass that is gone on with does not know any more what they had.)
+    """
+    for count in range(1, 20):
+        world = World(KEYS)
+        first = Driver(world, segments=7, count=count, page_size=None)
+        first.run()
+        second = Driver(world, segments=7, count=count, resume=first.pages[-1].checkpoint)
+        assert second.run().complete
+        assert second.pages == []
+
+
 def test_at_another_process_it_begins_again() -> None:
     """A new epoch at cursor 0, whether it was restarted at its address or is the new master."""
     for fails_over in (False, True):

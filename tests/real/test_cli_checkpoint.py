@@ -113,10 +113,7 @@ async def test_a_scan_that_fails_leaves_one(server_binary: ServerBinary, tmp_pat
         assert "could not be certified" in ended.err
         assert set(ended.keys) == keys
         rest = await cli("scan", *arguments)
-        assert rest.status == 0
-        # To be mended: in one run of twenty the keys of one SCAN, the last of its segment, come once more.
-        assert len(rest.keys) < 100
-        assert set(rest.keys) <= keys
+        assert (rest.status, rest.out) == (0, b"")
         assert names_in(tmp_path) == []
 
 

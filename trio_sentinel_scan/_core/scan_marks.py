@@ -89,6 +89,10 @@ class Marks:
         before, self.latest = self.latest, self._of(cursors)
         return before, self.latest
 
+    def came_on(self, cursors: Sequence[int | None]) -> None:
+        """The pass has come to these cursors without a page, so there is nothing between the latest one and them."""
+        self.latest.cursors = cursors
+
     def _of(self, cursors: Sequence[int | None]) -> Mark:
         return Mark(self._facts, cursors, self._durable)
 

@@ -316,6 +316,8 @@ class ScanPlan(Passes):
                 self._in_hand.extend(pages)
             else:
                 sweep.details.add(pages)
+        elif found.came_on:
+            self._came_on_without_a_page(sweep)
         if sweep.details is not None:
             self._in_hand.extend(sweep.details.take_ready())
         if found.out_of_order:
@@ -338,6 +340,9 @@ class ScanPlan(Passes):
             self._move(Event.TOLD_TO_WAIT)
         else:
             self._move(Event.REPLIED)
+
+    def _came_on_without_a_page(self, sweep: Sweep) -> None:
+        self._marks.came_on(sweep.standing)
 
     def _unfit(self, role: Role, now: float) -> None:
         reason = self._bound.changed_role(role)
