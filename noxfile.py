@@ -67,6 +67,13 @@ def existing(*paths: str) -> list[str]:
     return [path for path in paths if (HERE / path).exists()]
 
 
+def in_halves(session: nox.Session, command: list[str], files: list[str]) -> None:
+    """The command with these files, twice at once: CI's machine has two cores."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(session.run, *command, *half) for half in (files[::2], files[1::2])]:
+            done.result()
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, import contracts, spelling, and what Trio's own linter has to say."""
@@ -75,17 +82,21 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check")
     session.run("python", ".ci/anyio_edition.py", "--check")
     # 900: no async generator. 910 and 911: each async function has a checkpoint on every way through it. The package
-    # promises that to its users; a test, or a fake under it, owes nobody a checkpoint.
+    # promises that to its users; an example owes nobody a checkpoint.
     checkpoints = "--enable=ASYNC,ASYNC900,ASYNC910,ASYNC911"
-    session.run("flake8-async", checkpoints, *async_files(PACKAGE))
     # (It takes its time: two halves, on two cores.)
-    others = ["noxfile.py", *async_files("tests", "benchmarks", "examples")]
-    with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(session.run, "flake8-async", *half) for half in (others[::2], others[1::2])]:
-            done.result()
+    in_halves(session, ["flake8-async", checkpoints], async_files(PACKAGE))
+    in_halves(session, ["flake8-async"], ["noxfile.py", *async_files("benchmarks", "examples")])
     session.run("lint-imports", "--no-cache")
     session.run("codespell")
     session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+
+
+@nox.session
+def lint_tests(session: nox.Session) -> None:
+    """What Trio's own linter has to say of the tests, which takes it minutes; `full` asks for it."""
+    session.install(*dependency_groups(PYPROJECT, "lint"))
+    in_halves(session, ["flake8-async"], async_files("tests"))
 
 
 @nox.session
@@ -176,6 +187,7 @@ def full(session: nox.Session) -> None:
     session.run("pytest", *FOUR_AT_A_TIME, "-m", "", *session.posargs)
     if session.posargs:
         return
+    session.notify("lint_tests")
     # What asks for `each_server_binary` has run on all of them by now; the rest has on the first one alone.
     programs = session.run("python", "-m", "tests.servers", silent=True)
     for program in str(programs).split()[1:]:

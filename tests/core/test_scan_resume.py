@@ -130,7 +130,7 @@ def test_what_brings_no_page_counts(keys: int, segments: int) -> None:
 
 
 def test_what_brings_no_page_counts_where_segments_meet() -> None:
-    """What the last replies bring was in the neighbours' first pages: it comes no more, now or when that is gone on from.
+    """What the last replies bring was in the neighbours' first pages: it comes no more, now or in a scan that goes on.
 
     (A pass that is gone on with does not know any more what they had.)
     """

@@ -10,6 +10,7 @@ import trio
 from tests.real.commandline import HANG, cli, running
 from tests.real.scenes import until
 from tests.real.test_cli_failures import check_failed
+from trio_sentinel_scan._core.slots import slot_of
 from trio_sentinel_scan.testing import LocalCluster
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ async def test_a_master_dies_while_nobody_reads(server_binary: ServerBinary) -> 
     async with LocalCluster(binary=server_binary) as cluster:
         keys = await cluster.fill(KEYS, b"a key with a name that is longer than it needs to be:")
         async with running("scan", "--progress", "-u", cluster.url) as run:
-            await run.read(10_000)
+            # Until its first page is written: before, there is nothing to be done again.
+            while not any(slot_of(line) <= 5460 for line in run.out.split(b"\n")[:-1]):
+                await run.read(len(run.out) + 1)
             old = await cluster.kill(cluster.nodes[0])
             await cluster.wait_for_new_master(old)
             ended = await run.end()

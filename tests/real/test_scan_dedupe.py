@@ -53,7 +53,7 @@ def check_once(account: Account[Any], keys: set[Any]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("segments", [1, "auto"])
+@pytest.mark.parametrize("segments", [pytest.param(1, marks=pytest.mark.full), "auto"])
 async def test_over_three_restarts(nursery: trio.Nursery, tmp_path: Path, kind: str, segments: int | str) -> None:
     """The master is restarted where it is, replaced while it lives, and killed; and each key comes once."""
     with ExitStack() as stack:

@@ -241,7 +241,7 @@ async def another_client_completes(service: Service) -> None:
         assert await client.get("k") == b"v"
 
 
-# Which of the steps of a scenario are tried: fifteen, evenly spread; or all of them, in four parts.
+# Which of the steps of a scenario are tried: twelve, evenly spread; or all of them, in four parts.
 sampled = pytest.mark.parametrize(
     "part",
     [None, *(pytest.param(part, marks=pytest.mark.full) for part in range(4))],
@@ -251,7 +251,7 @@ sampled = pytest.mark.parametrize(
 
 def spread(steps: int, part: int | None) -> range:
     """The steps to try."""
-    return range(1, steps + 1, -(-steps // 15)) if part is None else range(1 + part, steps + 1, 4)
+    return range(1, steps + 1, -(-steps // 12)) if part is None else range(1 + part, steps + 1, 4)
 
 
 # ---- at every step of the consumer's task -----------------------------------------------------------------------

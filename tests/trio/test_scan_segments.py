@@ -44,7 +44,7 @@ def rises(pages: list[Any]) -> bool:
 # ---- how many ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("segments", ["auto", 1, 2, 3, 8, 64, 1024])
+@pytest.mark.parametrize("segments", ["auto", 1, 2, 3, 8, 64, pytest.param(1024, marks=pytest.mark.full)])
 @pytest.mark.parametrize("keys", [0, 1, 5, 2000])
 @pytest.mark.parametrize("count", [None, 10])
 async def test_every_key_comes_in_any_number_of_segments(

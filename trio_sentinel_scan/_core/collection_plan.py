@@ -81,10 +81,10 @@ class CollectionPlan(ScanPlan):
         if self._sweep is not before:
             self._size = key.size
 
-    def _came_on_without_a_page(self, sweep: Sweep) -> None:
+    def _came_on_without_a_page(self) -> None:
         # A checkpoint that has begun says that the key was there (`_has_begun`).
         if self._was_there:
-            super()._came_on_without_a_page(sweep)
+            super()._came_on_without_a_page()
 
     def _fault(self, key: KeyFound, now: float) -> Exception | None:
         """Why the scan cannot be on the server that it has just been bound to."""

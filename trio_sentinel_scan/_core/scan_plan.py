@@ -317,7 +317,7 @@ class ScanPlan(Passes):
             else:
                 sweep.details.add(pages)
         elif found.came_on:
-            self._came_on_without_a_page(sweep)
+            self._came_on_without_a_page()
         if sweep.details is not None:
             self._in_hand.extend(sweep.details.take_ready())
         if found.out_of_order:
@@ -341,8 +341,8 @@ class ScanPlan(Passes):
         else:
             self._move(Event.REPLIED)
 
-    def _came_on_without_a_page(self, sweep: Sweep) -> None:
-        self._marks.came_on(sweep.standing)
+    def _came_on_without_a_page(self) -> None:
+        self._marks.came_on(self._bound.standing)
 
     def _unfit(self, role: Role, now: float) -> None:
         reason = self._bound.changed_role(role)
