@@ -91,7 +91,8 @@ async def test_masters_are_restarted(each_server_binary: ServerBinary, which: li
 async def test_it_may_be_forbidden_to_begin_again(server_binary: ServerBinary) -> None:
     """By `on_failover` and by `max_restarts`."""
     async with LocalCluster(binary=server_binary) as cluster, open_client(cluster) as client:
-        keys = await cluster.fill(3_000)
+        # More than a node gives until it is asked for its role.
+        keys = await cluster.fill(KEYS)
         cases: list[tuple[int, dict[str, Any]]] = [(8_000, {"on_failover": "raise"}), (12_000, {"max_restarts": 0})]
         for slot, arguments in cases:
             account = ClusterAccount()
