@@ -109,18 +109,18 @@ async def _many(client: Any) -> None:
 async def _results(client: Any) -> None:
     """What redis-py's callbacks unpack, convert and put together."""
     for work in (
-        client.execute_command("INFO"),
-        client.hgetall("hash"),
-        client.zrange("key:1", 0, -1, withscores=True),
-        client.xread({"key:1": "0"}),
-        client.time(),
-        client.dbsize(),
-        client.mget(["key:1"]),
-        client.client_list(),
-        client.pipeline(transaction=False).hgetall("hash").zscore("key:1", "a").execute(),
+        lambda: client.execute_command("INFO"),
+        lambda: client.hgetall("hash"),
+        lambda: client.zrange("key:1", 0, -1, withscores=True),
+        lambda: client.xread({"key:1": "0"}),
+        lambda: client.time(),
+        lambda: client.dbsize(),
+        lambda: client.mget(["key:1"]),
+        lambda: client.client_list(),
+        lambda: client.pipeline(transaction=False).hgetall("hash").zscore("key:1", "a").execute(),
     ):
         with contextlib.suppress(RedisError):
-            await work
+            await work()
 
 
 async def _iterated(client: Any) -> None:
