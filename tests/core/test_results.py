@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def plain(reply: Any) -> int:
     return int(reply[0])
 
 
-OURS = {"ZRANGE": scores, "TIME": plain, "INCRBYFLOAT": float}
+OURS: dict[str, Callable[..., Any]] = {"ZRANGE": scores, "TIME": plain, "INCRBYFLOAT": float}
 
 
 def may_not_be(name: str, callback: Any, reply: Any, **options: Any) -> bool:
