@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
+import pytest
 import trio
 
 from tests.security.harvest import CHANNEL, KEY, VALUE, Harvest
 from tests.trio.fakes import HANG_UP, SILENCE, Cut, Error, Raw, Reply
 
-__all__ = ["FAILURES", "HASH", "OPERATIONS", "SERVERS_WORDS", "Operation", "attempt"]
+__all__ = ["FAILURES", "HASH", "OPERATIONS", "SERVERS_WORDS", "Operation", "attempt", "raising"]
 
 # Of a hash, whose fields and values are as private.
 HASH: Final = KEY + b":hash"
@@ -164,3 +165,12 @@ async def attempt(work: Callable[[], Awaitable[object]], harvest: Harvest, *, se
         harvest.living()
     else:
         harvest.living()
+
+
+async def raising(kind: type[BaseException], harvest: Harvest, work: Callable[[], Any]) -> BaseException:
+    """What it raises, gathered."""
+    with pytest.raises(kind) as caught:
+        await work()
+    harvest.error(caught.value)
+    harvest.living()
+    return caught.value

@@ -152,7 +152,11 @@ class ResponseTimeout(SentinelScanError, redis_errors.TimeoutError):
 
 
 class ProtocolError(SentinelScanError, redis_errors.InvalidResponse):
-    """A server sent what is not RESP, nests too deep, or announces an absurd length. The connection was closed."""
+    """A server sent what is not RESP, nests too deep, or announces an absurd length. The connection was closed.
+
+    Or it sent a whole reply of a shape that the command cannot have; the connection stays then, for its next reply is
+    the next command's. What the command did, it did.
+    """
 
 
 class AuthenticationFailed(SentinelScanError, redis_errors.AuthenticationError):

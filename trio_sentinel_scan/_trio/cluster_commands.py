@@ -20,6 +20,7 @@ from .._core.cluster_targets import find_node, find_targets
 from .._core.command_keys import has_subcommand
 from .._core.config import checked_address
 from .._core.errors import ConfigError, ScanInterrupted
+from .._core.results import At
 from .._core.scan_steps import Target
 from .._core.slots import slot_of
 from .calls import Calls
@@ -71,8 +72,7 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         # First words of which it is known that they always go to one node, whose reply is the result.
         self._to_one: set[object] = set()
         super().__init__(settings, router, runner)
-        for callbacks in (self._callbacks, self._resp2_callbacks):
-            callbacks.update(_redis_py.CLUSTER_COMMANDS_RESPONSE_CALLBACKS)
+        self._dialect.add_redis_pys(_redis_py.CLUSTER_COMMANDS_RESPONSE_CALLBACKS)
 
     def _start_commands(self, nursery: trio.Nursery) -> None:
         telemetry = find_telemetry(db=0, where=self._any_address)
@@ -188,11 +188,15 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         if found is None or found is Scope.ONE_MASTER:
             result = await self._perform(args, options, self._execute_shared, self._run_elsewhere)
             if found is not None:
-                return put_together(name, {"": result})
+                return self._made(name, put_together, name, {"": result})
             if not has_subcommand(command.name) and len(self._to_one) < _MOST_NAMES and isinstance(args[0], str):
                 self._to_one.add(args[0])
             return result
-        return put_together(name, await self._spread(found, args, options))
+        return self._made(name, put_together, name, await self._spread(found, args, options))
+
+    def _made(self, name: str, make: Callable[..., Any], *results: Any) -> Any:
+        """What is made of several nodes' results. Raises ProtocolError if one of them cannot be."""
+        return self._dialect.made(name, "one of the nodes", make, *results)
 
     async def _spread(
         self, targets: Scope | list[ClusterNode], args: tuple[Any, ...], options: dict[str, Any]
@@ -235,13 +239,15 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
 
     def _perform_for(self, shard: Shard, args: tuple[Any, ...], options: dict[str, Any]) -> Coroutine[Any, Any, Any]:
         router, runner = self._router, self._alone
-        return self._perform(args, dict(options), partial(router.execute_for, shard), partial(runner.run_for, shard))
+        send, send_alone = partial(router.execute_for, shard), partial(runner.run_for, shard)
+        return self._perform(args, dict(options), send, send_alone, At(shard.master.address))
 
     def _perform_at(
         self, node: ClusterNode, args: tuple[Any, ...], options: dict[str, Any]
     ) -> Coroutine[Any, Any, Any]:
         router, runner, address = self._router, self._alone, node.address
-        return self._perform(args, dict(options), partial(router.execute_at, address), partial(runner.run_at, address))
+        send, send_alone = partial(router.execute_at, address), partial(runner.run_at, address)
+        return self._perform(args, dict(options), send, send_alone, At(address))
 
     # ---- pipelines, connections of one's own ---------------------------------------------------------------------
 
@@ -357,6 +363,18 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         for words in shares:
             pipe.execute_command(command, *words)
         return await pipe.execute()
+
+    def _reorder_keys_by_command(
+        self, keys: Iterable[KeyT], slots_to_args: Mapping[int, Iterable[EncodableT]], responses: Iterable[Any]
+    ) -> list[Any]:
+        reorder = super()._reorder_keys_by_command
+        return cast("list[Any]", self._made("MGET", reorder, keys, slots_to_args, responses))
+
+    async def _split_command_across_slots(  # type: ignore[override]  # as above
+        self, command: str, *keys: KeyT
+    ) -> int:
+        counts = await self._execute_pipeline_by_slot(command, self._partition_keys_by_slot(keys))
+        return cast("int", self._made(command, sum, counts))
 
     async def cluster_delslots(self, *slots: EncodableT) -> list[bool]:  # type: ignore[override]  # as above
         """Take slots from their owners; a result for each."""

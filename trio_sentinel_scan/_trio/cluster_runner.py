@@ -189,6 +189,10 @@ class ClusterRunner:
 
     # ---- blocking commands ---------------------------------------------------------------------------------------
 
+    def whereabouts(self, command: Command) -> object:
+        """Who answers a command, for messages: as far as that is known without a question."""
+        return self._router.whereabouts(command)
+
     async def run_one_alone(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
         """A command by its keys; its reply, and the protocol. Error replies are raised."""
         route = await self._router.route(command)

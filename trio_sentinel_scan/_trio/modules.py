@@ -34,12 +34,15 @@ class _Pool:
 class _AsRedis(Redis):
     """One of ours for redis-py's modules, which learn the protocol in use only from its own class of client."""
 
-    def __init__(self, owner: CommandSet) -> None:
+    def __init__(self, owner: CommandSet, *, is_all_redis_pys: bool = True) -> None:
+        """`is_all_redis_pys`: nothing of a caller's works within the callbacks that redis-py will set here."""
         self.connection_pool = cast("Any", _Pool(owner))
         # redis-py's finaliser warns of one that is left open; there never is one.
         self.connection = None
         self.execute_command: Any = cast("Any", owner).execute_command
-        self.set_response_callback: Any = owner.set_response_callback
+        self.set_response_callback: Any = (
+            owner.set_redis_pys_callback if is_all_redis_pys else owner.set_response_callback
+        )
         self.response_callbacks: Any = owner.response_callbacks
         self.get_encoder: Any = owner.get_encoder
         self.pipeline: Any = getattr(owner, "pipeline", None)
@@ -50,14 +53,15 @@ class ModuleCommands(AsyncRedisModuleCommands):
 
     def json(self, encoder: JSONEncoder | None = None, decoder: JSONDecoder | None = None) -> AsyncJSON:  # type: ignore[override]  # redis-py's own override
         """The JSON module's commands; `encoder` and `decoder` are json's, for the documents."""
-        redis_pys = self._as_redis()
+        redis_pys = _AsRedis(cast("CommandSet", self), is_all_redis_pys=encoder is None and decoder is None)
         return _without_pipeline(
             AsyncRedisModuleCommands.json(redis_pys, encoder or JSONEncoder(), decoder or JSONDecoder()), "json"
         )
 
     def ft(self, index_name: str = "idx") -> AsyncSearch:
         """The search module's commands, for one index."""
-        return _without_pipeline(AsyncRedisModuleCommands.ft(self._as_redis(), index_name), "ft")
+        namespace = AsyncRedisModuleCommands.ft(self._as_redis(), index_name)
+        return _without_pipeline(_with_sound_results(namespace, cast("CommandSet", self)), "ft")
 
     def ts(self) -> AsyncTimeSeries:  # type: ignore[override]  # redis-py's own override
         """The time series module's commands."""
@@ -92,6 +96,17 @@ class ModuleCommands(AsyncRedisModuleCommands):
 
 
 NamespaceT = TypeVar("NamespaceT")
+
+
+def _with_sound_results(search: AsyncSearch, owner: CommandSet) -> AsyncSearch:
+    # What redis-py does there after its callbacks, and trips over as they do.
+    parse = cast("Any", search)._parse_results  # noqa: SLF001 (there is no other way to it)
+
+    def parse_results(name: str, reply: Any, **options: Any) -> Any:
+        return owner.made_of_reply(name, parse, reply, **options)
+
+    setattr(search, "_parse_results", parse_results)  # noqa: B010 (its type has another)
+    return search
 
 
 def _without_pipeline(namespace: NamespaceT, name: str) -> NamespaceT:

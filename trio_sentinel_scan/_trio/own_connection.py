@@ -42,6 +42,10 @@ class PoolRunner:
         # Whether another master is looked up when a server says that it is none.
         self.follows_master: bool = source.wants_master
 
+    def whereabouts(self, command: Command) -> object:  # noqa: ARG002 (it is all the same)
+        """Who answers, for messages."""
+        return self._source.target.address
+
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         """Commands that may share a connection, if they are sent next to each other. As `run_alone`."""
         return await self._told(self._shared.execute_batch(commands, decode=decode), len(commands))

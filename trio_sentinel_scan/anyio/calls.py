@@ -9,6 +9,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from .._core.commands import Place
+from .._core.results import NONSENSE, cannot_be
 from .command_set import Dialect
 from .iterators import HOME, Iterators
 from .opened_once import OpenedOnce
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .._core.commands import Command
     from .._core.config import ClientSettings
     from .._core.cursor_home import CursorHome
+    from .._core.results import Asker
     from .._core.statistics import ClientStatistics
     from .._core.wire import Reply
     from .pipeline import Runner
@@ -66,8 +68,18 @@ class Calls(OpenedOnce, Iterators, PipelineOwner):  # type: ignore[misc]  # as i
         """
         return self._perform(args, options, self._execute_shared, self._run_elsewhere)
 
-    async def _perform(self, args: tuple[Any, ...], options: dict[str, Any], send: Send, send_alone: Send) -> Any:
-        """From words to a result: by `send`, or by `send_alone` what is for a connection of its own."""
+    async def _perform(
+        self,
+        args: tuple[Any, ...],
+        options: dict[str, Any],
+        send: Send,
+        send_alone: Send,
+        asker: Asker | None = None,
+    ) -> Any:
+        """From words to a result: by `send`, or by `send_alone` what is for a connection of its own.
+
+        `asker` knows who was asked, if it is not whom the command goes to by itself.
+        """
         self._check_open()
         decode, home, instead_of_error = True, None, _RAISE
         if options:
@@ -89,11 +101,20 @@ class Calls(OpenedOnce, Iterators, PipelineOwner):  # type: ignore[misc]  # as i
             callbacks = self._callbacks if protocol == 3 or self._settings.protocol == 2 else self._resp2_callbacks
             callback = callbacks.get(args[0].upper()) if isinstance(args[0], str) else None
             if callback is not None:
-                reply = callback(reply, **options)
-                if hasattr(reply, "__await__"):
-                    reply = await reply
+                try:
+                    result = callback(reply, **options)
+                except NONSENSE:
+                    if not self._dialect.redis_pys.may_not_be(args[0].upper(), callback, reply, options):
+                        raise
+                else:
+                    return await result if hasattr(result, "__await__") else result  # noqa: ASYNC910 (as below)
+                raise cannot_be(args[0].upper(), (asker or self).whereabouts(command))
         # A reply that is there is returned, even to a caller that is being cancelled: what it tells has happened.
         return reply  # noqa: ASYNC910 (whoever has a reply has waited for it)
+
+    def whereabouts(self, command: Command) -> object:
+        """The server that a command goes to at the moment, for messages."""
+        return self._runner.whereabouts(command)
 
     async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
         return await self._runner.run_one_alone(command, decode=decode)

@@ -222,6 +222,10 @@ class SentinelClient(BaseClient, AsyncSentinelCommands):  # type: ignore[misc]  
         self._check_open()
         return self._monitor.state.master
 
+    def whereabouts(self, command: Command) -> object:
+        """The server that a command goes to at the moment, for messages."""
+        return "one of the Sentinels" if command.place is Place.SENTINEL else super().whereabouts(command)
+
     async def _run_elsewhere(self, command: Command, *, decode: bool) -> tuple[Reply, int]:
         if command.place is Place.SENTINEL:
             return await ask_a_sentinel(self._monitor, command, self._settings)

@@ -194,6 +194,11 @@ class ClusterPipeline(_MultiKeyCommands, Pipeline):
             return moved
         return super()._refusal(commands, replies)
 
+    def whereabouts(self, command: Command) -> object:
+        """Who answers a command, for messages."""
+        given = (node for number, node in self._given.items() if self._queued[number].command is command)
+        return next(given, None) or super().whereabouts(command)
+
     async def reset(self) -> None:  # noqa: ASYNC910 (as the other one's)
         """Forget what was buffered, watch no key any more, and give the connection back."""
         self._given = {}

@@ -17,6 +17,7 @@ from .._core.cursor_home import has_cursor
 from .._core.errors import (
     ClientClosed,
     CommandOutcomeUnknown,
+    KeysInDifferentSlots,
     SentinelScanError,
     ServerConnectionError,
     ServerUnavailable,
@@ -363,6 +364,16 @@ class ClusterRouter:
         """Who is the master now of what was this shard, by the map."""
         master = self._monitor.map.successor(shard)
         return None if master is None else master.address
+
+    def whereabouts(self, command: Command) -> object:
+        """Who answers a command, for messages: as far as that is known without a question."""
+        try:
+            route = route_of(command, self._learned)
+        except KeysInDifferentSlots:
+            route = None
+        owner = self.owner(route) if isinstance(route, int) else None
+        # (While a slot is on its way, it may be the other one.)
+        return "a node of the cluster" if owner is None else f"the node of slot {route}, {owner},"
 
     def _known(self, address: Address) -> Address:
         if self._monitor.map.at(address) is None:

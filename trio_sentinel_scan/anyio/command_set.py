@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from redis._parsers.encoders import Encoder
@@ -14,6 +14,7 @@ from redis.commands.core import AsyncCoreCommands, AsyncScript
 from redis.event import EventDispatcher, EventDispatcherInterface
 
 from .._core.command_reader import CommandReader
+from .._core.results import NONSENSE, RedisPysCallbacks, cannot_be, checked_page
 from .modules import ModuleCommands
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
     from .._core.commands import Command
     from .._core.config import ClientSettings
+    from .._core.results import Asker
     from .._core.wire import Reply
 
 __all__ = ["CommandSet", "Dialect", "Script"]
 
 # Options that are about the sending, not for the callback that makes a result of the reply.
 _NOT_FOR_CALLBACKS: Final = (NEVER_DECODE, EMPTY_RESPONSE, "keys")
+# Commands that are answered by a cursor and what was found.
+_PAGED: Final = ("SCAN", "HSCAN", "SSCAN", "ZSCAN")
 
 
 class Dialect:
@@ -44,6 +48,8 @@ class Dialect:
         self.callbacks: dict[str, Callable[..., Any]] = _callbacks(settings.protocol)
         # The same for a server that turns out to have no RESP3.
         self.resp2_callbacks: dict[str, Callable[..., Any]] = _callbacks(2)
+        # Those of them that are not a user's.
+        self.redis_pys = RedisPysCallbacks(self.callbacks, self.resp2_callbacks)
         # redis-py's mixins want one of every client.
         self.event_dispatcher: EventDispatcherInterface = EventDispatcher()
 
@@ -51,14 +57,49 @@ class Dialect:
         """A command as redis-py's methods give it, its arguments as bytes. Raises as `read_command` does."""
         return self._reader.read(args, leased=leased)
 
-    async def result(self, name: object, reply: Reply, protocol: int, options: dict[str, Any]) -> Any:
-        """What redis-py makes of a reply that is no error. `name` is the command as it was given."""
+    def add_redis_pys(self, table: Mapping[str, Callable[..., Any]]) -> None:
+        """More of redis-py's own callbacks, by command in capitals."""
+        for callbacks in (self.callbacks, self.resp2_callbacks):
+            callbacks.update(table)
+        self.redis_pys.add(table)
+
+    async def result(  # noqa: PLR0917 (it is called for each command of a pipeline)
+        self, command: Command, name: object, reply: Reply, protocol: int, options: dict[str, Any], asker: Asker
+    ) -> Any:
+        """What redis-py makes of a reply that is no error. `name` is the command as it was given.
+
+        Raises ProtocolError for a reply that the command cannot have, and what a user's callback raises.
+        """
+        full_name = name.upper() if isinstance(name, str) else ""
         callbacks = self.callbacks if protocol == 3 or self.settings.protocol == 2 else self.resp2_callbacks
-        callback = callbacks.get(name.upper()) if isinstance(name, str) else None
+        callback = callbacks.get(full_name)
         if callback is None:
             return reply  # noqa: ASYNC910 (its callers have waited for the reply)
-        result = callback(reply, **{key: value for key, value in options.items() if key not in _NOT_FOR_CALLBACKS})
-        return await result if inspect.isawaitable(result) else result  # noqa: ASYNC910 (as above)
+        options = {key: value for key, value in options.items() if key not in _NOT_FOR_CALLBACKS}
+        try:
+            result = callback(reply, **options)
+        except NONSENSE:
+            if not self.redis_pys.may_not_be(full_name, callback, reply, options):
+                raise
+        else:
+            return await result if inspect.isawaitable(result) else result  # noqa: ASYNC910 (as above)
+        raise cannot_be(full_name, asker.whereabouts(command))
+
+    def is_redis_pys(self, name: object, protocol: int = 3) -> bool:
+        """Whether nothing of a user's makes the results of this command, as it was given."""
+        full_name = name.upper() if isinstance(name, str) else ""
+        callbacks = self.callbacks if protocol == 3 or self.settings.protocol == 2 else self.resp2_callbacks
+        callback = callbacks.get(full_name)
+        return callback is None or self.redis_pys.has(full_name, callback)
+
+    def made(self, name: str, where: object, make: Callable[..., Any], *results: Any, **options: Any) -> Any:
+        """What redis-py's own code makes of results of this command. Raises ProtocolError where one cannot be."""
+        try:
+            return make(*results, **options)
+        except NONSENSE:
+            if not self.is_redis_pys(name):
+                raise
+        raise cannot_be(name, where)
 
 
 class Script(AsyncScript):
@@ -94,6 +135,19 @@ class CommandSet(AsyncCoreCommands, ModuleCommands):  # type: ignore[misc]  # as
         name = command.upper()
         self._dialect.callbacks[name] = self._dialect.resp2_callbacks[name] = callback
 
+    def set_redis_pys_callback(self, command: str, callback: Callable[..., Any]) -> None:
+        """The same for one of redis-py's own, as those of the modules: what it raises is about the reply."""
+        self._dialect.add_redis_pys({command.upper(): callback})
+
+    def made_of_reply(self, command: str, make: Callable[..., Any], reply: Any, **options: Any) -> Any:
+        """What redis-py's own code makes of a reply after its callbacks. Raises ProtocolError if it cannot."""
+        # (In a pipeline there is no reply yet: that is the pipeline.)
+        return (
+            make(command, reply, **options)
+            if reply is self
+            else self._dialect.made(command, "the server", make, command, reply, **options)
+        )
+
     def load_external_module(self, funcname: str, func: Any) -> None:
         """Add a function, such as the commands of a module that redis-py does not know, under a name."""
         setattr(self, funcname, func)
@@ -121,4 +175,5 @@ class CommandSet(AsyncCoreCommands, ModuleCommands):  # type: ignore[misc]  # as
 
 
 def _callbacks(protocol: int | None) -> dict[str, Callable[..., Any]]:
-    return {name.upper(): call for name, call in get_response_callbacks(protocol, legacy_responses=True).items()}
+    found = {name.upper(): call for name, call in get_response_callbacks(protocol, legacy_responses=True).items()}
+    return found | {name: checked_page(found[name]) for name in _PAGED}

@@ -34,6 +34,9 @@ class _LeaseRunner:
     def __init__(self, loan: Loan) -> None:
         self._loan = loan
 
+    def whereabouts(self, command: Command) -> object:  # noqa: ARG002 (it is all the same)
+        return self._loan.server.address
+
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         loan = self._loan
         # As it is now: the commands may be about to change it.
@@ -99,7 +102,7 @@ class Lease(PipelineOwner):
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]  # noqa: ASYNC910 (the reply has been waited for)
             raise
-        return await self._dialect.result(args[0], reply, protocol, options)
+        return await self._dialect.result(command, args[0], reply, protocol, options, self._runner)
 
     def __repr__(self) -> str:
         return f"<Lease of a connection to {self.server}{', lost' if self._loan.lost else ''}>"

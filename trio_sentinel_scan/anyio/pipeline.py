@@ -21,7 +21,7 @@ from .._core.batches import (
 )
 from .._core.command_fate import goes_again, outcome_unknown, refused_unrun
 from .._core.commands import Command
-from .._core.errors import LeaseLost, ResponseTimeout, ServerConnectionError
+from .._core.errors import LeaseLost, ProtocolError, ResponseTimeout, ServerConnectionError
 from .._core.in_flight import Written
 from .command_set import CommandSet, Dialect, Script
 from .lock import Lock
@@ -46,6 +46,10 @@ class Runner(Protocol):
 
     # Whether another master is looked up when a server says that it is none.
     follows_master: bool
+
+    def whereabouts(self, command: Command) -> object:
+        """Who answers a command, for messages."""
+        ...
 
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         """Send commands in one go, next to each other; their replies, errors among them, and the protocol."""
@@ -241,7 +245,7 @@ class Pipeline(_Commands):
         elif command.name in {"UNWATCH", "DISCARD", "EXEC"}:
             self.watching = False
             await self._release()
-        return await self._dialect.result(args[0], reply, loan.state.protocol, options)
+        return await self._dialect.result(command, args[0], reply, loan.state.protocol, options, self)
 
     async def watch(self, *names: KeyT) -> Any:
         """Watch keys: `execute` runs nothing if one of them is changed until then."""
@@ -345,7 +349,19 @@ class Pipeline(_Commands):
             return reply  # noqa: ASYNC910 (it has been waited for)
         if isinstance(reply, UnicodeDecodeError):
             raise reply
-        return await self._dialect.result(one.name, reply, protocol, one.options)
+        try:
+            return await self._dialect.result(one.command, one.name, reply, protocol, one.options, self)
+        except ProtocolError as error:
+            if not self._dialect.is_redis_pys(one.name, protocol):
+                raise
+            if raise_on_error:
+                with_number(error, number, one.command)
+                raise
+            return error  # noqa: ASYNC910 (as above)
+
+    def whereabouts(self, command: Command) -> object:
+        """Who answers a command, for messages."""
+        return self._runner.whereabouts(command) if self._loan is None else self._loan.server.address
 
     async def reset(self) -> None:  # noqa: ASYNC910 (without a connection there is nothing to wait for)
         """Forget what was buffered, watch no key any more, and give the connection back."""
