@@ -68,7 +68,9 @@ class Calls(OpenedOnce, Iterators, PipelineOwner):  # type: ignore[misc]  # as i
 
     async def _perform(self, args: tuple[Any, ...], options: dict[str, Any], send: Send, send_alone: Send) -> Any:
         """From words to a result: by `send`, or by `send_alone` what is for a connection of its own."""
-        self._check_open()
+        # (`_check_use`, without a call: every command comes by here.)
+        if self._here() != self._mark:
+            self._check_use()
         decode, home, instead_of_error = True, None, _RAISE
         if options:
             decode = options.pop(NEVER_DECODE, None) is None

@@ -34,6 +34,9 @@ class _LeaseRunner:
     def __init__(self, loan: Loan) -> None:
         self._loan = loan
 
+    def check_loop(self) -> None:
+        self._loan.home.check("a lease")
+
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         loan = self._loan
         # As it is now: the commands may be about to change it.
@@ -92,6 +95,7 @@ class Lease(PipelineOwner):
         Raises LeaseLost, CommandOutcomeUnknown, CommandNotShareable (for SUBSCRIBE, MONITOR and their like, which are
         not answered by one reply) and redis-py's errors.
         """
+        self._loan.home.check("a lease")
         command = self._dialect.read(args, leased=True)
         try:
             reply, protocol = await self._runner.run_one_alone(command, decode=NEVER_DECODE not in options)

@@ -28,6 +28,7 @@ from .._core.errors import (
 from .._core.handshake import unfit_for_scanning
 from .._core.wire import encode_commands
 from . import streams
+from .home_loop import HomeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ class Loan:
         self.lost: str = ""
         self._cause: Exception | None = None
         self._turn = anyio.Lock()
+        self.home: HomeLoop = HomeLoop()
         # A cursor is good here if it was issued here: nothing else tells which process it is from.
         self._ledger = CursorLedger(has_moved=True)
 
@@ -131,12 +133,15 @@ class ConnectionPool:
         self._waits: set[anyio.CancelScope] = set()
         self._attempts: dict[anyio.CancelScope, tuple[Target, Where]] = {}
         self._task_group: anyio.abc.TaskGroup | None = None
+        # The loop that it was started in last.
+        self._home: HomeLoop | None = None
         # Invariant: while True, there is no connection, in or out, and none is made.
         self._closed = True
 
     def start(self, task_group: anyio.abc.TaskGroup) -> None:
         """From now on a change of masters closes every connection to the old one at once."""
         self._task_group = task_group
+        self._home = HomeLoop()
         self._closed = False
         self._source.on_change.add(self._leave_old_master)
 
@@ -152,6 +157,11 @@ class ConnectionPool:
         while self._idle:
             connection, _ = self._idle.pop()
             await connection.aclose()
+
+    def check_loop(self) -> None:
+        """Raise WrongEventLoop where its connections are not to be used. (Once it is closed, that is what matters.)"""
+        if self._home is not None and not self._closed:
+            self._home.check("a client's pipeline")
 
     async def take(self, where: Where | None = None, *, until: float = math.inf) -> Loan:
         """A connection to the present server, to be given back. It waits for its turn, however long that takes, and
