@@ -160,9 +160,9 @@ async def test_what_a_client_has_opened(edition: Edition, servers: Servers) -> N
         assert len({key async for page in pages for key in page}) == 500
         assert await lease.incr("key:1") == 2
         assert list(subscriber.channels) == [b"news"]
+        pipe.multi()
+        pipe.set("key:1", "mine")
         with pytest.raises(WatchError):
-            pipe.multi()
-            pipe.set("key:1", "mine")
             await pipe.execute()
 
 
@@ -203,6 +203,26 @@ def test_two_loops_that_take_turns(harness_thread: BlockingPortal) -> None:
 async def _enter_and_ask(client: Any) -> None:
     async with client:
         assert await client.incr("count") == 1
+        assert await client.blpop("none", timeout=0.01) is None
+        await client.delete("count")
+
+
+@pytest.mark.parametrize("make", ["RedisClient", pytest.param("ClusterClient", marks=pytest.mark.slow)])
+def test_one_after_the_other(harness_thread: BlockingPortal, make: str) -> None:
+    """A client is made in one loop, and opened in others, of either kind: nothing of it is the first one's."""
+    with harness_thread.wrap_async_context_manager(
+        LocalRedis() if make == "RedisClient" else LocalCluster(replicas=0)
+    ) as servers:
+        where = servers.address if make == "RedisClient" else servers.addresses
+
+        async def made() -> Any:
+            await asyncio.sleep(0)
+            return getattr(trio_sentinel_scan.anyio, make)(where)
+
+        client = asyncio.run(made())
+        trio.run(_enter_and_ask, client)
+        asyncio.run(_enter_and_ask(client))
+        trio.run(_enter_and_ask, client)
 
 
 # ---- Trio as another loop's guest --------------------------------------------------------------------------------

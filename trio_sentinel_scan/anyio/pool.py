@@ -142,6 +142,10 @@ class ConnectionPool:
         """From now on a change of masters closes every connection to the old one at once."""
         self._task_group = task_group
         self._home = HomeLoop()
+        # It may have been made where another loop ran, and what is made there may be of no use here.
+        self._room = anyio.Semaphore(self._source.settings.max_connections)
+        # (What has not come back by now had its place in the other one.)
+        self._out.clear()
         self._closed = False
         self._source.on_change.add(self._leave_old_master)
 
@@ -187,8 +191,9 @@ class ConnectionPool:
 
     async def give_back(self, loan: Loan) -> None:  # noqa: ASYNC910 (closing takes no time)
         """A loan is over."""
-        self._out.discard(loan)
-        self._room.release()
+        if loan in self._out:
+            self._out.discard(loan)
+            self._room.release()
         reusable = loan.reusable and not self._closed and self._is_present(loan.target)
         # Whoever still has the loan in hand must not use what is somebody else's from now on.
         loan.lost = loan.lost or "it was given back"
