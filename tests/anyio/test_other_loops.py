@@ -339,4 +339,42 @@ async def _ask(client: Any) -> None:
 
 async def _total(address: Any) -> int:
     async with trio_sentinel_scan.RedisClient(address) as client:
-        return int(await client.get("count"))
+        return int(await client.get("count") or 0)
+
+
+# ---- the guard, switched off -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guard", [True, False], ids=["guard", "no guard"])
+def test_without_it_a_command_runs_and_nobody_hears_of_it(
+    harness_thread: BlockingPortal, monkeypatch: pytest.MonkeyPatch, guard: bool
+) -> None:
+    with local_redis(harness_thread) as server:
+        client = trio_sentinel_scan.anyio.RedisClient(server.address)
+        loop = asyncio.new_event_loop()
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            async with client:
+                entered.set()
+                await leave.wait()
+
+        holder = loop.create_task(hold())
+        loop.run_until_complete(entered.wait())
+        if not guard:
+            monkeypatch.setattr(trio_sentinel_scan.anyio.RedisClient, "_check_use", lambda _: None)
+
+        async def elsewhere() -> None:
+            # Its reply comes to a loop that stands still.
+            with anyio.move_on_after(0.5):
+                await client.incr("count")
+
+        if guard:
+            with pytest.raises(WrongEventLoop):
+                asyncio.run(elsewhere())
+        else:
+            asyncio.run(elsewhere())
+        leave.set()
+        loop.run_until_complete(holder)
+        loop.close()
+        assert trio.run(_total, server.address) == (0 if guard else 1)

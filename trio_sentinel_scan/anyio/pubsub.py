@@ -194,6 +194,7 @@ class Subscriber(anyio.abc.ObjectReceiveStream[Message | Gap]):
         dictionary of type "gap" with the `Gap` as its data; `ignore_subscribe_messages` ignores these as well.
         Raises as `receive` does.
         """
+        self._home.check("a subscriber")
         item: Item | None = None
         with anyio.move_on_after(math.inf if timeout is None else timeout):
             item = await self._next()
