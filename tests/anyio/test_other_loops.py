@@ -210,9 +210,8 @@ async def _enter_and_ask(client: Any) -> None:
 @pytest.mark.parametrize("make", ["RedisClient", pytest.param("ClusterClient", marks=pytest.mark.slow)])
 def test_one_after_the_other(harness_thread: BlockingPortal, make: str) -> None:
     """A client is made in one loop, and opened in others, of either kind: nothing of it is the first one's."""
-    with harness_thread.wrap_async_context_manager(
-        LocalRedis() if make == "RedisClient" else LocalCluster(replicas=0)
-    ) as servers:
+    harness: Any = LocalRedis() if make == "RedisClient" else LocalCluster(replicas=0)
+    with harness_thread.wrap_async_context_manager(harness) as servers:
         where = servers.address if make == "RedisClient" else servers.addresses
 
         async def made() -> Any:

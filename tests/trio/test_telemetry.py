@@ -156,14 +156,14 @@ async def test_a_command_that_a_server_refuses(told: Told, network: Network) -> 
     assert (attributes["error.type"], count) == ("WRONGTYPE", 1)
 
 
-async def test_a_command_of_another_loop_is_refused_by_what_it_calls(told: Told, network: Network) -> None:
+@pytest.mark.usefixtures("told")
+async def test_a_command_of_another_loop_is_refused_by_what_it_calls(network: Network) -> None:
     """And not by a clock that telemetry has asked before it."""
     service = Service(network, keys=3)
     async with SentinelClient(service.addresses, SERVICE) as client:
         for use in (lambda: client.get("key:1"), lambda: client.pipeline().get("key:1").execute()):
             errors = errors_of(use)
             assert [type(error) for error in errors] == [WrongEventLoop, WrongEventLoop], errors
-    assert told
 
 
 async def test_a_command_that_is_cancelled_is_no_failure(told: Told, network: Network) -> None:
