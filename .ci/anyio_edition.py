@@ -101,12 +101,24 @@ def stale(wanted: dict[str, str]) -> list[Path]:
 
 def edition() -> dict[str, str]:
     """Every generated file's name and text."""
-    files = {
-        WORD.sub(word, path.name): translated(path, "_trio/")
-        for path in sorted(SOURCE.glob("*.py"))
-        if path.name not in (BY_HAND, "__init__.py")
-    }
+    files = {result: translated(path, "_trio/") for result, path in sources().items()}
     return files | {"__init__.py": translated(PACKAGE / "__init__.py", "")}
+
+
+def sources() -> dict[str, Path]:
+    """What is translated, by the name of its result. Raises SystemExit where two sources have one."""
+    found: dict[str, Path] = {}
+    # (There are file systems to which case is nothing.)
+    taken = {BY_HAND: f"{BY_HAND}, which is written by hand", "__init__.py": "the package's own __init__.py"}
+    for path in sorted(SOURCE.glob("*.py")):
+        if path.name in (BY_HAND, "__init__.py"):
+            continue
+        result = WORD.sub(word, path.name)
+        if (other := taken.setdefault(result.lower(), path.name)) != path.name:
+            msg = f"{path}: its result is {RESULT.name}/{result}, and so is that of {other}: give it another name"
+            raise SystemExit(msg)
+        found[result] = path
+    return found
 
 
 def translated(path: Path, folder: str) -> str:
@@ -145,6 +157,37 @@ def refuse_untranslatable(path: Path, text: str) -> None:
         row = text.count("\n", 0, found.start()) + 1
         msg = f"{path}:{row}: {found[0].strip()!r} cannot be translated: write `import trio`, and Trio's words alone"
         raise SystemExit(msg)
+    refuse_words(path, text)
+
+
+# A string of one word may be a key, an attribute, a name: it has no second word, and prose may not become of it.
+ONE_WORD = re.compile(r"""[a-zA-Z]*(?:\"{3}|'{3}|"|')([^\s"'{}]+)(?:\"{3}|'{3}|"|')""")
+# What says Trio and is meant for both editions: the project's own name.
+OURS = re.compile(r"trio[_-]sentinel[_-]scan")
+TRIO = re.compile("trio", re.IGNORECASE)
+
+
+def refuse_words(path: Path, text: str) -> None:
+    """Raise SystemExit for the first string, comment or name in which no table has a word that should have another."""
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            # (The module's own is for `mapped`.)
+            unknown = token.string != "trio" and TRIO.search(OURS.sub("", WORD.sub(word, token.string)))
+            what = "the name"
+        else:
+            result = prose(token.string)
+            splits = ONE_WORD.fullmatch(token.string) and " " in result
+            unknown = splits or TRIO.search(OURS.sub("", result))
+            what = "a string of one word" if ONE_WORD.fullmatch(token.string) else "the text"
+        if unknown:
+            row = token.start[0]
+            lines = token.string.splitlines()
+            shown = next((line for line in lines if TRIO.search(OURS.sub("", prose(line)))), lines[0]).strip()
+            msg = (
+                f"{path}:{row}: {what} {shown!r} cannot be translated: no table has what stands for it. Say it in other"
+                f" words, or extend {Path(__file__).name}"
+            )
+            raise SystemExit(msg)
 
 
 def mapped(text: str) -> Iterator[str]:

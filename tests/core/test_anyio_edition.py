@@ -118,6 +118,78 @@ def test_what_would_pass_through_is_refused(generator: ModuleType, tmp_path: Pat
         generator.translated(source, "_trio/")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        'backend = "trio"',
+        'backend = f"trio"',
+        'kind = "nursery"',
+        'kind = "nursery_of"',
+        'kind = """nursery"""',
+        'where = "trio.to_nowhere"',
+        'text = "see trio.to_nowhere for that"',
+        "x = 1  # trio has it",
+        "trio_token = None",
+        "self.on_trio()",
+    ],
+)
+def test_a_word_that_no_table_has_is_refused(generator: ModuleType, tmp_path: Path, line: str) -> None:
+    """One word may be a key: it is neither passed through nor made into two."""
+    source = tmp_path / "new.py"
+    source.write_text(f"import trio\n\n{line}\n")
+    with pytest.raises(SystemExit, match=r"new\.py:3: .*no table has what stands for it"):
+        generator.translated(source, "_trio/")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'logger = "trio_sentinel_scan.client"',
+        'names = ["open_service_nursery", "send_channel"]',
+        'text = "a nursery of Trio\'s, and trio.Event"',
+        "x = trio.Event()  # trio.Event, a nursery",
+        'text = f"{nursery} {1} nursery"',
+    ],
+)
+def test_words_that_the_tables_have_are_not_refused(generator: ModuleType, line: str) -> None:
+    generator.refuse_words(Path("new.py"), f"import trio\n\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("nurseries.py", "task_groups.py", "task_groups.py"),
+        ("nursery_of.py", "Task_Group_of.py", "task_group_of.py"),
+        ("nursery.py", "task_group.py", "task_group.py"),
+    ],
+    ids=lambda names: names[0],
+)
+def test_two_sources_of_one_result_are_refused(
+    generator: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: tuple[str, str, str]
+) -> None:
+    one, other, result = names
+    monkeypatch.setattr(generator, "SOURCE", tmp_path)
+    (tmp_path / one).write_text("")
+    assert generator.sources() == {result: tmp_path / one}
+    (tmp_path / other).write_text("")
+    with pytest.raises(SystemExit, match=rf"(?i)its result is anyio/{re.escape(result)}, and so is that of"):
+        generator.edition()
+
+
+def test_a_source_of_what_is_written_by_hand_is_refused(
+    generator: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(generator, "SOURCE", tmp_path)
+    for name in ("streams.py", "__init__.py"):
+        (tmp_path / name).write_text("")
+    assert generator.sources() == {}
+    monkeypatch.setitem(generator.WORDS, "channels", "streams")
+    monkeypatch.setattr(generator, "WORD", re.compile("channels"))
+    (tmp_path / "channels.py").write_text("")
+    with pytest.raises(SystemExit, match=r"so is that of streams\.py, which is written by hand"):
+        generator.sources()
+
+
 def test_all_but_the_names_stands_as_it_was(generator: ModuleType) -> None:
     source = '''\
 """A nursery of Trio's."""

@@ -33,6 +33,7 @@ from tests.trio.fakes import (
     settled,
     sweep,
 )
+from tests.trio.test_other_loops import errors_of
 from trio_sentinel_scan import (
     ClusterClient,
     CommandOutcomeUnknown,
@@ -40,6 +41,7 @@ from trio_sentinel_scan import (
     RedisClient,
     ScanInterrupted,
     SentinelClient,
+    WrongEventLoop,
 )
 from trio_sentinel_scan._core.telemetry import TOPOLOGY_EVENTS
 
@@ -152,6 +154,16 @@ async def test_a_command_that_a_server_refuses(told: Told, network: Network) -> 
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "WRONGTYPE")
     [(attributes, count)] = told.points("db.client.operation.duration")
     assert (attributes["error.type"], count) == ("WRONGTYPE", 1)
+
+
+@pytest.mark.usefixtures("told")
+async def test_a_command_of_another_loop_is_refused_by_what_it_calls(network: Network) -> None:
+    """And not by a clock that telemetry has asked before it."""
+    service = Service(network, keys=3)
+    async with SentinelClient(service.addresses, SERVICE) as client:
+        for use in (lambda: client.get("key:1"), lambda: client.pipeline().get("key:1").execute()):
+            errors = errors_of(use)
+            assert [type(error) for error in errors] == [WrongEventLoop, WrongEventLoop], errors
 
 
 async def test_a_command_that_is_cancelled_is_no_failure(told: Told, network: Network) -> None:

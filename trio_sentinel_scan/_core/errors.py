@@ -97,7 +97,13 @@ class ClientClosed(SentinelScanError):
 
 
 class WrongEventLoop(SentinelScanError, RuntimeError):
-    """A client of the Trio edition was opened where Trio does not run: `trio_sentinel_scan.anyio` has its like."""
+    """A client, or something of its, was used in another event loop (or thread) than the one it was opened in.
+
+    Nothing was sent. From another thread, have the client's own loop do it: `trio.from_thread.run`,
+    `anyio.from_thread.run`, `asyncio.run_coroutine_threadsafe`.
+
+    Or a client of the Trio edition was opened where Trio does not run: `trio_sentinel_scan.anyio` has its like.
+    """
 
 
 class CommandNotShareable(SentinelScanError):

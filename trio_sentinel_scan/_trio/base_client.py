@@ -169,8 +169,8 @@ class BaseClient(Calls, CollectionScans):  # type: ignore[misc]  # as in redis-p
         self._check_open()
         source = self._source
         if options.read_from == "replica" and isinstance(source, SentinelService):
-            return open_scan(options, ReplicaSource(source))
-        return open_scan(options, source)
+            return self._at_home(open_scan(options, ReplicaSource(source)))
+        return self._at_home(open_scan(options, source))
 
     def dedicated(self) -> AbstractAsyncContextManager[Lease]:
         """A connection of the caller's own, with redis-py's commands on it, for as long as the block lasts::
@@ -185,7 +185,7 @@ class BaseClient(Calls, CollectionScans):  # type: ignore[misc]  # as in redis-p
         Entering raises ServerUnavailable, AuthenticationFailed and ProtocolError; `Lease` says what commands raise.
         """
         self._check_open()
-        return open_lease(self._dialect, self._pool)
+        return self._at_home(open_lease(self._dialect, self._pool))
 
     def pubsub(
         self,
@@ -225,4 +225,4 @@ class BaseClient(Calls, CollectionScans):  # type: ignore[misc]  # as in redis-p
             health_check_interval=health_check_interval,
         )
         self._check_open()
-        return open_subscriber(options, self._source, self._dialect.encoder)
+        return self._at_home(open_subscriber(options, self._source, self._dialect.encoder))

@@ -79,7 +79,9 @@ class Calls(OpenedOnce, Iterators, PipelineOwner):  # type: ignore[misc]  # as i
 
         `asker` knows who was asked, if it is not whom the command goes to by itself.
         """
-        self._check_open()
+        # (`_check_use`, without a call: every command comes by here.)
+        if self._here() != self._mark:
+            self._check_use()
         decode, home, instead_of_error = True, None, _RAISE
         if options:
             decode = options.pop(NEVER_DECODE, None) is None

@@ -175,7 +175,7 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         return self._execute_with_care(args, options)
 
     async def _execute_with_care(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        self._check_open()
+        self._check_use()
         node, targets = options.pop("node", None), options.pop("target_nodes", None)
         check_fit(args)
         command = self._read(args)
@@ -300,8 +300,9 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
             raise ConfigError("node", "give node or key: a lease is of one node's connection")
         if node is not None:
             address = find_node(node, self._monitor.map).address
-            return open_lease(self._dialect, self._pool, lambda: Target(address))
-        return open_lease(self._dialect, self._pool, self._alone.owner_of(self.keyslot(cast("Any", key))))
+            return self._at_home(open_lease(self._dialect, self._pool, lambda: Target(address)))
+        owner = self._alone.owner_of(self.keyslot(cast("Any", key)))
+        return self._at_home(open_lease(self._dialect, self._pool, owner))
 
     # ---- all keys ------------------------------------------------------------------------------------------------
 
@@ -319,7 +320,7 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         slots have got another owner meanwhile. A migration that is under way, and changes no owner, it does not
         notice, and misses what that carries past it. `open_scan` loses nothing: it begins again where it must.
         """
-        self._check_open()
+        self._check_use()
         # What a slot without an owner has, nobody could be asked for.
         known = await self._router.covered_map("SCAN") if target_nodes is None else self._monitor.map
         targets = Scope.MASTERS if target_nodes is None else find_targets(target_nodes, known)

@@ -96,6 +96,7 @@ class ClusterMonitor:
         # A client may be opened again, on another loop: an event belongs to the one that it was first waited for on.
         self._poke = trio.Event()
         self._round_over = trio.Event()
+        self._surveying = trio.Lock()
         # (A round may have been cancelled.)
         self._asking = False
         nursery.start_soon(self._refresh_on)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .pubsub import Names, Subscribed
 
 __all__ = ["ClusterPubSub", "ClusterSubscriber"]
+
+T = TypeVar("T")
 
 
 class ClusterSubscriber(Subscriber):
@@ -208,9 +210,12 @@ class ClusterPubSub:
             health_check_interval=health_check_interval,
         )
         self._check_open()
-        return _open_subscriber(self._settings, self._monitor, options)
+        return self._at_home(_open_subscriber(self._settings, self._monitor, options))
 
     def _check_open(self) -> None:
+        raise NotImplementedError
+
+    def _at_home(self, block: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]:
         raise NotImplementedError
 
 

@@ -88,6 +88,10 @@ class ClusterRunner:
         self._router = router
         self._pool = pool
 
+    def check_loop(self) -> None:
+        """Raise WrongEventLoop in another loop than the client's."""
+        self._pool.check_loop()
+
     # ---- several commands ----------------------------------------------------------------------------------------
 
     async def run(

@@ -10,7 +10,7 @@ import logging
 import math
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import trio
 from redis.exceptions import RedisError
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from .scan import ScanSource
 
 __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
@@ -293,6 +295,9 @@ class ClusterScans:
     def _check_open(self) -> None:
         raise NotImplementedError
 
+    def _at_home(self, block: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]:
+        raise NotImplementedError
+
     def open_scan(
         self,
         match: str | bytes | None = None,
@@ -384,4 +389,4 @@ class ClusterScans:
             fallback=fallback,
             allow_uncovered=allow_uncovered,
         )
-        return open_cluster_scan(options, self._settings, self._monitor)
+        return self._at_home(open_cluster_scan(options, self._settings, self._monitor))

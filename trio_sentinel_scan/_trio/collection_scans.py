@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from .._core.collection_options import CollectionScanOptions, checked_collection_options
 from .scan import ScanPages, open_scan
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .sources import SingleServer
 
 __all__ = ["CollectionScans"]
+
+T = TypeVar("T")
 
 
 class CollectionScans:
@@ -124,7 +126,10 @@ class CollectionScans:
             db=self._settings.endpoint.db,
         )
         self._check_open()
-        return open_scan(checked, self._source)
+        return self._at_home(open_scan(checked, self._source))
 
     def _check_open(self) -> None:
+        raise NotImplementedError
+
+    def _at_home(self, block: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]:
         raise NotImplementedError

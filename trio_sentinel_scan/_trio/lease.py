@@ -36,6 +36,9 @@ class _LeaseRunner:
     def whereabouts(self, command: Command) -> object:  # noqa: ARG002 (it is all the same)
         return self._loan.server.address
 
+    def check_loop(self) -> None:
+        self._loan.home.check("a lease")
+
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         loan = self._loan
         # As it is now: the commands may be about to change it.
@@ -94,6 +97,7 @@ class Lease(PipelineOwner):
         Raises LeaseLost, CommandOutcomeUnknown, CommandNotShareable (for SUBSCRIBE, MONITOR and their like, which are
         not answered by one reply) and redis-py's errors.
         """
+        self._loan.home.check("a lease")
         command = self._dialect.read(args, leased=True)
         try:
             reply, protocol = await self._runner.run_one_alone(command, decode=NEVER_DECODE not in options)

@@ -86,6 +86,8 @@ class LinkKeeper:
         self._nursery = nursery
         self._closed = False
         self._connecting = False
+        # It may have been made where another loop ran, and what is made there may be of no use here.
+        self._opening = trio.Lock()
         self._round = _Round()
         self._source.on_change.add(self._leave_old_master)
 

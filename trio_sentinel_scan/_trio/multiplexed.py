@@ -19,7 +19,7 @@ from .._core.errors import (
     ServerConnectionError,
 )
 from .._core.in_flight import InFlight, Request, Written
-from .streams import Waiter
+from .streams import Waiter, clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +62,8 @@ class MultiplexedConnection:
         self._note_closed = connection.note_closed
         self._in_flight = InFlight(decoder)
         self._response_timeout = response_timeout
+        # The loop's clock, which every request asks twice.
+        self._now = clock()
         self._max_in_flight = max_in_flight
         self._counters = counters
         self._on_end = on_end
@@ -112,7 +114,7 @@ class MultiplexedConnection:
         Whatever comes of that, it comes by `wait_for`, which must be called in the same step.
         """
         in_flight = self._in_flight
-        request = Request(data, replies, decode, trio.current_time())
+        request = Request(data, replies, decode, self._now())
         self._counters.sent += 1
         if in_flight.queue or self._gathering or self._rest:
             in_flight.add(request)
@@ -191,7 +193,7 @@ class MultiplexedConnection:
             self.fail(error)
 
     def _take(self, data: bytes) -> None:
-        answered = self._in_flight.received(data, trio.current_time())
+        answered = self._in_flight.received(data, self._now())
         self._counters.replied += len(answered)
         for request in answered:
             if request.waiter is not None:

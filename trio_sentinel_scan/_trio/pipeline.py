@@ -49,6 +49,10 @@ class Runner(Protocol):
         """Who answers a command, for messages."""
         ...
 
+    def check_loop(self) -> None:
+        """Raise WrongEventLoop in another loop than the client's."""
+        ...
+
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         """Send commands in one go, next to each other; their replies, errors among them, and the protocol."""
         ...
@@ -221,6 +225,7 @@ class Pipeline(_Commands):
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command at once on the connection that watches; raises WatchError if that was lost."""
+        self._runner.check_loop()
         command = self._dialect.read(args, leased=True)
         if self._loan is None:
             self._loan = await self._runner.take(command)
@@ -277,8 +282,10 @@ class Pipeline(_Commands):
         """Send what was buffered, and return the results in order. The pipeline is empty then, also if this fails.
 
         `raise_on_error` raises the first error reply, which says the command's number and name then; without, error
-        replies are among the results. Raises WatchError, CommandOutcomeUnknown, ServerUnavailable.
+        replies are among the results. Raises WatchError, CommandOutcomeUnknown, ServerUnavailable; and WrongEventLoop
+        in another loop than the client's, where nothing is done, and the commands stay buffered.
         """
+        self._runner.check_loop()
         queued, scripts = self._queued, sorted(self.scripts, key=lambda script: script.sha)
         if not queued and not self.watching:
             await trio.lowlevel.checkpoint()
@@ -363,6 +370,8 @@ class Pipeline(_Commands):
 
     async def reset(self) -> None:  # noqa: ASYNC910 (without a connection there is nothing to wait for)
         """Forget what was buffered, watch no key any more, and give the connection back."""
+        if self._loan is not None:
+            self._runner.check_loop()
         self._queued = []
         self.scripts = set()
         self.explicit_transaction = False

@@ -25,6 +25,7 @@ from .._core.errors import (
 )
 from .._core.handshake import unfit_for_scanning
 from .._core.wire import encode_commands
+from .home_loop import HomeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +62,7 @@ class Loan:
         self.lost: str = ""
         self._cause: Exception | None = None
         self._turn = trio.Lock()
+        self.home: HomeLoop = HomeLoop()
         # A cursor is good here if it was issued here: nothing else tells which process it is from.
         self._ledger = CursorLedger(has_moved=True)
 
@@ -128,12 +130,19 @@ class ConnectionPool:
         self._waits: set[trio.CancelScope] = set()
         self._attempts: dict[trio.CancelScope, tuple[Target, Where]] = {}
         self._nursery: trio.Nursery | None = None
+        # The loop that it was started in last.
+        self._home: HomeLoop | None = None
         # Invariant: while True, there is no connection, in or out, and none is made.
         self._closed = True
 
     def start(self, nursery: trio.Nursery) -> None:
         """From now on a change of masters closes every connection to the old one at once."""
         self._nursery = nursery
+        self._home = HomeLoop()
+        # It may have been made where another loop ran, and what is made there may be of no use here.
+        self._room = trio.Semaphore(self._source.settings.max_connections)
+        # (What has not come back by now had its place in the other one.)
+        self._out.clear()
         self._closed = False
         self._source.on_change.add(self._leave_old_master)
 
@@ -149,6 +158,11 @@ class ConnectionPool:
         while self._idle:
             connection, _ = self._idle.pop()
             await connection.aclose()
+
+    def check_loop(self) -> None:
+        """Raise WrongEventLoop where its connections are not to be used. (Once it is closed, that is what matters.)"""
+        if self._home is not None and not self._closed:
+            self._home.check("a client's pipeline")
 
     async def take(self, where: Where | None = None, *, until: float = math.inf) -> Loan:
         """A connection to the present server, to be given back. It waits for its turn, however long that takes, and
@@ -174,8 +188,9 @@ class ConnectionPool:
 
     async def give_back(self, loan: Loan) -> None:  # noqa: ASYNC910 (closing takes no time)
         """A loan is over."""
-        self._out.discard(loan)
-        self._room.release()
+        if loan in self._out:
+            self._out.discard(loan)
+            self._room.release()
         reusable = loan.reusable and not self._closed and self._is_present(loan.target)
         # Whoever still has the loan in hand must not use what is somebody else's from now on.
         loan.lost = loan.lost or "it was given back"

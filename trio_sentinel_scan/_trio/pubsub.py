@@ -17,6 +17,7 @@ from .._core.errors import ClientClosed, ConfigError
 from .._core.mailbox import Handled, Item
 from .._core.messages import Confirmation, Gap, Handler, Message
 from .._core.subscriptions import Kind, Subscriptions
+from .home_loop import HomeLoop
 from .nurseries import open_service_nursery
 from .pubsub_link import SubscriberLink
 
@@ -62,6 +63,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
     """
 
     def __init__(self, link: SubscriberLink, plan: Subscriptions, options: SubscriberOptions, encoder: Encoder) -> None:
+        self._home = HomeLoop()
         self._link = link
         self._plan = plan
         self._mailbox = plan.mailbox
@@ -189,6 +191,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
         dictionary of type "gap" with the `Gap` as its data; `ignore_subscribe_messages` ignores these as well.
         Raises as `receive` does.
         """
+        self._home.check("a subscriber")
         item: Item | None = None
         with trio.move_on_after(math.inf if timeout is None else timeout):
             item = await self._next()
@@ -209,6 +212,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
     # ---- inside --------------------------------------------------------------------------------------------------
 
     async def _next(self, *, only_while_subscribed: bool = False) -> Item | None:
+        self._home.check("a subscriber")
         while True:
             if len(self._mailbox):
                 if self._in_a_row < ITEMS_PER_TURN:
@@ -318,6 +322,7 @@ class Subscriber(trio.abc.ReceiveChannel[Message | Gap]):
             await self._link.moved.wait()
 
     def _check_open(self) -> None:
+        self._home.check("a subscriber")
         if self._closed:
             raise _closed()
         if self._plan.error is not None:

@@ -31,6 +31,7 @@ from .._core.scan_replies import STANDING, read_scan_replies, read_standing
 from .._core.scan_states import State
 from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
+from .home_loop import HomeLoop
 from .nurseries import open_service_nursery
 
 if TYPE_CHECKING:
@@ -353,8 +354,15 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
     `ScanError` or a connection's error, by the next `receive`.
     """
 
-    def __init__(self, scan: Scan, receive_channel: trio.MemoryReceiveChannel[ScanPage[KeyT_co]]) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        receive_channel: trio.MemoryReceiveChannel[ScanPage[KeyT_co]],
+        home: HomeLoop | None = None,
+    ) -> None:
+        """`home` is the loop of the scan, if that need not be this one."""
         self._scan = scan
+        self._home = home or HomeLoop()
         self._receive_channel = receive_channel
         # What this end's consumer is working on: handed out, and the next one not asked for yet.
         self._at_work: ScanPage[KeyT_co] | None = None
@@ -366,8 +374,10 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
         `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `HashSeedMismatch`, `CollectionGone`,
         `CollectionChanged` (each a `ScanError`, as is by itself that a filter given as `dedupe` failed),
         `ServerUnavailable`, `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ConfigError` (a server
-        without the database), `ClientClosed`. `trio.ClosedResourceError` if this end was closed.
+        without the database), `ClientClosed`. `trio.ClosedResourceError` if this end was closed. `WrongEventLoop` in
+        another loop than the scan's, which goes on.
         """
+        self._home.check("a scan")
         if self._at_work is not None:
             self._scan.plan.done_with(self._at_work)
             self._at_work = None
@@ -405,7 +415,7 @@ class ScanPages(trio.abc.ReceiveChannel[ScanPage[KeyT_co]], Generic[KeyT_co]):
 
     def clone(self) -> ScanPages[KeyT_co]:
         """Another receiving end of the same scan: each page goes to one of them. Each is to be closed."""
-        return ScanPages(self._scan, self._receive_channel.clone())
+        return ScanPages(self._scan, self._receive_channel.clone(), self._home)
 
     async def aclose(self) -> None:
         """Close this end. When the last one is closed, the scan stops."""

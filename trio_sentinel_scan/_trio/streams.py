@@ -5,10 +5,12 @@ What goes wrong with the network leaves here as ServerConnectionError, with the 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import select
 import ssl as ssl_module
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -17,11 +19,23 @@ import trio
 from .._core.errors import ServerConnectionError, WrongEventLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from .._core.identity import Address
 
-__all__ = ["Bytes", "Stream", "Waiter", "cancel_again", "check_event_loop", "failed", "mapped", "open_stream"]
+__all__ = [
+    "FROM_OUTSIDE",
+    "Bytes",
+    "Stream",
+    "Waiter",
+    "cancel_again",
+    "check_event_loop",
+    "clock",
+    "failed",
+    "loop_teller",
+    "mapped",
+    "open_stream",
+]
 
 READ_SIZE: Final = 256 * 1024
 # Whether the system reads and writes a socket by its number, as it does a file.
@@ -30,6 +44,9 @@ _SOCKETS_ARE_FILES: Final = os.name == "posix"
 _FAILURES: Final = (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 Bytes: TypeAlias = bytes | memoryview
+
+# How another thread reaches what belongs to a loop.
+FROM_OUTSIDE: Final = "trio.from_thread.run"
 
 
 def check_event_loop(user: str) -> None:
@@ -40,6 +57,29 @@ def check_event_loop(user: str) -> None:
             f"from trio_sentinel_scan.anyio"
         )
         raise WrongEventLoop(msg)
+
+
+def loop_teller() -> Callable[[], object]:
+    """A function that tells this loop from any other: what it returns here it returns nowhere else meanwhile.
+
+    The thread tells: it has no other run of Trio before this one has ended, and nothing that was opened in a run is
+    open after it. Every command asks, and nothing of Trio's that tells one run from another takes so little time.
+    (Where an asyncio loop has Trio as its guest, that one's tasks are in the same thread, and elsewhere.)
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return threading.get_ident
+    return _as_a_guest
+
+
+def _as_a_guest() -> object:
+    return threading.get_ident() if trio.lowlevel.in_trio_task() else None
+
+
+def clock() -> Callable[[], float]:
+    """What `trio.current_time` is in this loop, for those who ask often."""
+    return trio.lowlevel.current_clock().current_time
 
 
 def cancel_again(cancelled: BaseException) -> None:

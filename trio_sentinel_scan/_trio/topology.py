@@ -9,6 +9,7 @@ import trio
 
 from .._core.errors import ClientClosed, ConfigError
 from .._core.topology_events import EventBuffer, EventsMissed, TopologyEvent
+from .home_loop import HomeLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -24,6 +25,7 @@ class TopologyEvents(trio.abc.ReceiveChannel[TopologyEvent | EventsMissed]):
 
     def __init__(self, monitor: SentinelMonitor, limit: int) -> None:
         self._monitor = monitor
+        self._home = HomeLoop()
         self._buffer = EventBuffer(limit)
         # Set, and replaced, whenever there is something new for `receive` to look at.
         self._news = trio.Event()
@@ -42,6 +44,7 @@ class TopologyEvents(trio.abc.ReceiveChannel[TopologyEvent | EventsMissed]):
         Raises ClientClosed when the client was closed and all events have been received, and
         `trio.ClosedResourceError` if this end was.
         """
+        self._home.check("a stream of topology events")
         # Before an event is taken: one that is cancelled here is still there for the next receive.
         await trio.lowlevel.checkpoint()
         while True:

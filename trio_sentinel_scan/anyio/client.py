@@ -214,7 +214,7 @@ class SentinelClient(BaseClient, AsyncSentinelCommands):  # type: ignore[misc]  
         """
         limit = checked_buffer(buffer)
         self._check_open()
-        return open_topology(self._monitor, limit)
+        return self._at_home(open_topology(self._monitor, limit))
 
     @property
     def master(self) -> MasterState:

@@ -100,6 +100,7 @@ class ClusterMonitor:
         # A client may be opened again, on another loop: an event belongs to the one that it was first waited for on.
         self._poke = anyio.Event()
         self._round_over = anyio.Event()
+        self._surveying = anyio.Lock()
         # (A round may have been cancelled.)
         self._asking = False
         task_group.start_soon(self._refresh_on)

@@ -118,6 +118,7 @@ class ClusterPipeline(_MultiKeyCommands, Pipeline):
 
     async def immediate_execute_command(self, *args: Any, **options: Any) -> Any:
         """Run a command at once on the connection that watches; raises WatchError if that was lost."""
+        self._runner.check_loop()
         for name in ("node", "target_nodes"):
             if options.pop(name, None) is not None:
                 raise ConfigError(name, "is not for what is watched: it is where its slot is")

@@ -11,7 +11,7 @@ import logging
 import math
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import anyio
 import anyio.abc
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from .scan import ScanSource
 
 __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("trio_sentinel_scan.scan")
 
@@ -297,6 +299,9 @@ class ClusterScans:
     def _check_open(self) -> None:
         raise NotImplementedError
 
+    def _at_home(self, block: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]:
+        raise NotImplementedError
+
     def open_scan(
         self,
         match: str | bytes | None = None,
@@ -388,4 +393,4 @@ class ClusterScans:
             fallback=fallback,
             allow_uncovered=allow_uncovered,
         )
-        return open_cluster_scan(options, self._settings, self._monitor)
+        return self._at_home(open_cluster_scan(options, self._settings, self._monitor))

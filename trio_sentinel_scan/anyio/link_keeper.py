@@ -88,6 +88,8 @@ class LinkKeeper:
         self._task_group = task_group
         self._closed = False
         self._connecting = False
+        # It may have been made where another loop ran, and what is made there may be of no use here.
+        self._opening = anyio.Lock()
         self._round = _Round()
         self._source.on_change.add(self._leave_old_master)
 

@@ -48,6 +48,10 @@ class PoolRunner:
         """Who answers, for messages."""
         return self._source.target.address
 
+    def check_loop(self) -> None:
+        """Raise WrongEventLoop in another loop than the client's."""
+        self._pool.check_loop()
+
     async def run(self, commands: Sequence[Command], decode: Sequence[bool]) -> tuple[list[Reply], int]:
         """Commands that may share a connection, if they are sent next to each other. As `run_alone`."""
         return await self._told(self._shared.execute_batch(commands, decode=decode), len(commands))

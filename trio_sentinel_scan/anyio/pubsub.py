@@ -20,6 +20,7 @@ from .._core.errors import ClientClosed, ConfigError
 from .._core.mailbox import Handled, Item
 from .._core.messages import Confirmation, Gap, Handler, Message
 from .._core.subscriptions import Kind, Subscriptions
+from .home_loop import HomeLoop
 from .pubsub_link import SubscriberLink
 from .task_groups import open_service_task_group
 
@@ -65,6 +66,7 @@ class Subscriber(anyio.abc.ObjectReceiveStream[Message | Gap]):
     """
 
     def __init__(self, link: SubscriberLink, plan: Subscriptions, options: SubscriberOptions, encoder: Encoder) -> None:
+        self._home = HomeLoop()
         self._link = link
         self._plan = plan
         self._mailbox = plan.mailbox
@@ -192,6 +194,7 @@ class Subscriber(anyio.abc.ObjectReceiveStream[Message | Gap]):
         dictionary of type "gap" with the `Gap` as its data; `ignore_subscribe_messages` ignores these as well.
         Raises as `receive` does.
         """
+        self._home.check("a subscriber")
         item: Item | None = None
         with anyio.move_on_after(math.inf if timeout is None else timeout):
             item = await self._next()
@@ -212,6 +215,7 @@ class Subscriber(anyio.abc.ObjectReceiveStream[Message | Gap]):
     # ---- inside --------------------------------------------------------------------------------------------------
 
     async def _next(self, *, only_while_subscribed: bool = False) -> Item | None:
+        self._home.check("a subscriber")
         while True:
             if len(self._mailbox):
                 if self._in_a_row < ITEMS_PER_TURN:
@@ -321,6 +325,7 @@ class Subscriber(anyio.abc.ObjectReceiveStream[Message | Gap]):
             await self._link.moved.wait()
 
     def _check_open(self) -> None:
+        self._home.check("a subscriber")
         if self._closed:
             raise _closed()
         if self._plan.error is not None:

@@ -35,6 +35,7 @@ from .._core.scan_states import State
 from .._core.seen_keys import lent_to_a_scan
 from .._core.summary import KeyT_co, ScanPage, ScanSummary
 from . import streams
+from .home_loop import HomeLoop
 from .task_groups import open_service_task_group
 
 if TYPE_CHECKING:
@@ -357,8 +358,15 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
     `ScanError` or a connection's error, by the next `receive`.
     """
 
-    def __init__(self, scan: Scan, receive_stream: streams.ReceiveStream[ScanPage[KeyT_co]]) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        receive_stream: streams.ReceiveStream[ScanPage[KeyT_co]],
+        home: HomeLoop | None = None,
+    ) -> None:
+        """`home` is the loop of the scan, if that need not be this one."""
         self._scan = scan
+        self._home = home or HomeLoop()
         self._receive_stream = receive_stream
         # What this end's consumer is working on: handed out, and the next one not asked for yet.
         self._at_work: ScanPage[KeyT_co] | None = None
@@ -370,8 +378,10 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
         `ScanRestartsExhausted`, `ScanNotCertified`, `ScanStuck`, `ScanRefused`, `HashSeedMismatch`, `CollectionGone`,
         `CollectionChanged` (each a `ScanError`, as is by itself that a filter given as `dedupe` failed),
         `ServerUnavailable`, `NoReplicaAvailable`, `AuthenticationFailed`, `ProtocolError`, `ConfigError` (a server
-        without the database), `ClientClosed`. `anyio.ClosedResourceError` if this end was closed.
+        without the database), `ClientClosed`. `anyio.ClosedResourceError` if this end was closed. `WrongEventLoop` in
+        another loop than the scan's, which goes on.
         """
+        self._home.check("a scan")
         if self._at_work is not None:
             self._scan.plan.done_with(self._at_work)
             self._at_work = None
@@ -409,7 +419,7 @@ class ScanPages(anyio.abc.ObjectReceiveStream[ScanPage[KeyT_co]], Generic[KeyT_c
 
     def clone(self) -> ScanPages[KeyT_co]:
         """Another receiving end of the same scan: each page goes to one of them. Each is to be closed."""
-        return ScanPages(self._scan, self._receive_stream.clone())
+        return ScanPages(self._scan, self._receive_stream.clone(), self._home)
 
     async def aclose(self) -> None:
         """Close this end. When the last one is closed, the scan stops."""

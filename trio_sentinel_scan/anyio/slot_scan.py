@@ -152,4 +152,4 @@ class ClusterCollectionScans(CollectionScans):
         assert checked.collection is not None
         slot = slot_of(checked.collection.key)
         source = SlotOwner(self._settings, self._monitor, slot, asks_masters=asks_masters)
-        return open_scan(checked, source, lambda: SlotScan(checked, source))
+        return self._at_home(open_scan(checked, source, lambda: SlotScan(checked, source)))

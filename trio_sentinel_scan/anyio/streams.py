@@ -23,6 +23,7 @@ from .._trio import streams as on_trio
 from .._trio.streams import Bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .._core.identity import Address
 
 __all__ = [
+    "FROM_OUTSIDE",
     "Bytes",
     "ReceiveStream",
     "SendStream",
@@ -38,7 +40,9 @@ __all__ = [
     "Waiter",
     "cancel_again",
     "check_event_loop",
+    "clock",
     "current_time",
+    "loop_teller",
     "open_memory_stream",
     "open_stream",
 ]
@@ -47,6 +51,9 @@ T = TypeVar("T")
 
 # Whether it is Trio that runs, with or without an asyncio loop below it.
 _is_trio = trio.lowlevel.in_trio_task
+
+# How another thread reaches what belongs to a loop.
+FROM_OUTSIDE: Final = "anyio.from_thread.run or asyncio.run_coroutine_threadsafe"
 
 # Unread bytes from which on nothing more is taken from the network, until somebody has read.
 _ENOUGH: Final = 1024 * 1024
@@ -72,8 +79,31 @@ def cancel_again(cancelled: BaseException) -> None:
     task.cancel(*cancelled.args)
 
 
+def loop_teller() -> Callable[[], object]:
+    """A function that tells this loop from any other: what it returns here it returns nowhere else meanwhile.
+
+    On asyncio a thread may have several loops, of which one runs and the others stand still.
+    """
+    return on_trio.loop_teller() if _is_trio() else _loop_of_asyncio
+
+
+def _loop_of_asyncio() -> object:
+    # Trio's tasks are elsewhere, even where this loop has Trio as its guest.
+    if _is_trio():
+        return None
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def clock() -> Callable[[], float]:
+    """What `current_time` is in this loop, for those who ask often."""
+    return on_trio.clock() if _is_trio() else asyncio.get_running_loop().time
+
+
 def current_time() -> float:
-    """The loop's clock: what `anyio.current_time` gives, in half its time. Every command asks twice."""
+    """The loop's clock: what `anyio.current_time` gives, in half its time."""
     return trio.current_time() if _is_trio() else asyncio.get_running_loop().time()
 
 

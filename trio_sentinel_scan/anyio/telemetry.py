@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._core import telemetry as core
 from .._version import __version__
-from . import streams
+from .streams import clock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -41,6 +41,8 @@ class Telemetry:
         self._tracer = tracer
         self._db = db
         self._where = where
+        # (Not `streams.current_time`: whoever calls from another loop is to be told of that by what it calls.)
+        self._now = clock()
         self._duration = meter.create_histogram(
             core.OPERATION_DURATION,
             unit="s",
@@ -88,7 +90,7 @@ class Telemetry:
         address = where()
         said: core.Attributes = {"db.operation.name": name, **core.server_attributes(address, self._db)}
         span = self._start(name, said if batch_size is None else {**said, "db.operation.batch.size": batch_size})
-        started = streams.current_time()
+        started = self._now()
         try:
             return await work
         except BaseException as error:
@@ -99,7 +101,7 @@ class Telemetry:
         finally:
             span.set_attributes(core.peer_attributes(where()))
             span.end()
-            self._duration.record(streams.current_time() - started, said)
+            self._duration.record(self._now() - started, said)
 
     def connection_opened(self, address: Address) -> Callable[[], None]:
         """A connection to a data node was made; what is returned is to be called when it is closed."""

@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from .._core.errors import ClientClosed, ConfigError
 from .._core.topology_events import EventBuffer, EventsMissed, TopologyEvent
+from .home_loop import HomeLoop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -27,6 +28,7 @@ class TopologyEvents(anyio.abc.ObjectReceiveStream[TopologyEvent | EventsMissed]
 
     def __init__(self, monitor: SentinelMonitor, limit: int) -> None:
         self._monitor = monitor
+        self._home = HomeLoop()
         self._buffer = EventBuffer(limit)
         # Set, and replaced, whenever there is something new for `receive` to look at.
         self._news = anyio.Event()
@@ -45,6 +47,7 @@ class TopologyEvents(anyio.abc.ObjectReceiveStream[TopologyEvent | EventsMissed]
         Raises ClientClosed when the client was closed and all events have been received, and
         `anyio.ClosedResourceError` if this end was.
         """
+        self._home.check("a stream of topology events")
         # Before an event is taken: one that is cancelled here is still there for the next receive.
         await anyio.lowlevel.checkpoint()
         while True:
