@@ -59,6 +59,8 @@ class Guard:
     kinds: frozenset[str] = frozenset({"lost"})
     faults: int = 3
     triggers: tuple[str, ...] = ("time", "scan", "end", "look", "page")
+    # Arguments of the faults that are not drawn.
+    args: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
 
 # ---- how they are switched off -----------------------------------------------------------------------------------
@@ -150,6 +152,16 @@ def majority(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lane_judgement, "_owned_by_others", no_slots)
 
 
+def epochs_of_words(patch: pytest.MonkeyPatch) -> None:
+    """What the others say of a node counts, though they know of a later config epoch of it than it does itself."""
+
+    def said_of(standing: Standing, node_id: str) -> list[int]:
+        lines = [account.lines.get(node_id) for name, account in standing.masters.items() if name in standing.voters]
+        return [line.slots if line is not None else 0 for line in lines]
+
+    patch.setattr(Standing, "_said_of", said_of)
+
+
 def slots_of_keys(patch: pytest.MonkeyPatch) -> None:
     """What a node has, it may hand out."""
     patch.setattr(lane_segments, "_in_range", lambda keys, *_: keys)
@@ -178,6 +190,9 @@ GUARDS: Mapping[str, Guard] = {
     "majority": Guard(
         majority, ("isolate", "grow"), {**SLOWLY, "replicas": 1, "wait": 8.0, "keys": 50}, faults=5, triggers=("time",)
     ),
+    "epochs of words": Guard(
+        epochs_of_words, ("snapshot",), {**SLOWLY, "spread": 0.01, "wait": 3.0}, faults=2, triggers=("time",)
+    ),
     "slots of keys": Guard(slots_of_keys, ("cancelled", "drop"), kinds=frozenset({"ghost", "lost", "twice"})),
 }
 
@@ -187,8 +202,9 @@ def drawn(guard: Guard, seed: int) -> Schedule:
     rng = Random(f"guard {seed}")
     schedule = draw(WORLD, seed)
     plain = {name: value for name, value in schedule.settings.items() if name in PLAIN}
-    faults: tuple[Fault, ...] = tuple(draw_fault(rng, guard.classes, guard.triggers) for _ in range(guard.faults))
-    return Schedule(schedule.world, seed, {**plain, **guard.settings}, faults)
+    faults = [draw_fault(rng, guard.classes, guard.triggers) for _ in range(guard.faults)]
+    some = tuple(replace(fault, args={**fault.args, **guard.args}) for fault in faults)
+    return Schedule(schedule.world, seed, {**plain, **guard.settings}, some)
 
 
 PLAIN = {"flavour", "masters", "replicas", "hot", "keys", "tagged", "latency", "lag", "spread"}

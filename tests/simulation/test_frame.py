@@ -27,6 +27,7 @@ class Toy:
 
     name = "toy"
     classes: tuple[str, ...] = ("harmless", "breaks", "raises", "logs", "spins", "never")
+    never_together: Mapping[tuple[str, str], str] = {("breaks", "raises"): "the first of them ends it"}
     defaults: Mapping[str, Value] = {"tasks": 1}
     fault_defaults: Mapping[str, Mapping[str, Value]] = {"breaks": {"from_tasks": 4}}
 
@@ -144,6 +145,8 @@ def test_the_report_names_what_was_never_hit() -> None:
     assert "never hit: breaks, raises, spins, never" in text
     assert "harmless+logs" in text
     assert "breaks+never" in text
+    assert "breaks+raises," not in text
+    assert "cannot meet: breaks+raises (the first of them ends it)" in text
     assert "--replay 'toy 1 tasks=4 + logs@time:1" in text
 
 
