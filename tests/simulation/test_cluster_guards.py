@@ -29,7 +29,7 @@ from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._trio import cluster_scan
 
 # Of so many schedules one must show the harm; by far the most of these guards are missed within a tenth of them.
-MOST = 400
+MOST = 150
 
 WORLD = ClusterWorld()
 
@@ -178,12 +178,14 @@ GUARDS: Mapping[str, Guard] = {
     "targets": Guard(targets, ("halfdone", "legacy")),
     "source before target": Guard(source_before_target, ("halfdone",)),
     "config epochs": Guard(
-        # (News spreads at once: who has not heard of the other node's epoch does not take a new one for his own.)
+        # (News spreads at once: who has not heard of the other node's epoch does not take a new one for his own. And the
+        # slot is away for some pages, and back before its node is judged.)
         config_epochs,
         ("roundtrip",),
-        {**SLOWLY, "spread": 0.001, "keys": 150, "hot": 6},
+        {**SLOWLY, "spread": 0.001, "keys": 150, "hot": 6, "slow": 0.03},
         faults=6,
-        triggers=("time", "scan", "look", "page"),
+        triggers=("scan", "page"),
+        args={"pace": 0.0, "pause": 0.2},
     ),
     "identity": Guard(identity, ("restart", "drop", "slow")),
     "name of the node": Guard(name_of_the_node, ("swap", "drop", "hangup")),
@@ -219,9 +221,7 @@ def first_harm(guard: Guard) -> Outcome | None:
     return None
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "config epochs")) for name in GUARDS]
-)
+@pytest.mark.parametrize("name", GUARDS)
 def test_without_it_the_simulation_finds_the_loss(name: str) -> None:
     guard = GUARDS[name]
     with pytest.MonkeyPatch.context() as patch:
