@@ -20,7 +20,12 @@ from tests.core._scan_model import (
 )
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Held, Refuted, judge
-from trio_sentinel_scan._core.errors import NoReplicaAvailable, ScanInterrupted, ScanRestartsExhausted, ServerUnavailable
+from trio_sentinel_scan._core.errors import (
+    NoReplicaAvailable,
+    ScanInterrupted,
+    ScanRestartsExhausted,
+    ServerUnavailable,
+)
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.replicas import ATTEMPTS
 from trio_sentinel_scan._core.scan_plan import ScanPlan

@@ -1,4 +1,4 @@
-"""Which two classes of faults a schedule has on purpose, by its number: one pair after the other, until all have had a turn.
+"""Which two classes of faults a schedule has on purpose, by its number: one pair after the other, all in turn.
 
 By lot alone a run of some thousand schedules leaves half of the pairs out. So two of three schedules are about a pair,
 and what else they have is drawn beside it; the third is drawn as it comes.
@@ -20,7 +20,7 @@ Pair = tuple[str, str]
 
 
 def pairs_of(world: World) -> tuple[Pair, ...]:
-    """All pairs that can be, in a fixed order that looks like none: runs that are near each other have little in common."""
+    """All pairs that can be, in a fixed order that looks like none: neighbours have little in common."""
     return _pairs(tuple(sorted(world.classes)), frozenset(world.never_together))
 
 

@@ -17,7 +17,7 @@ from tests.simulation.cluster.faults import draw_fault
 from tests.simulation.cluster.world import ClusterWorld
 from tests.simulation.playing import Outcome
 from tests.simulation.runner import draw, run
-from tests.simulation.schedule import Fault, Schedule, Value
+from tests.simulation.schedule import Schedule, Value
 from trio_sentinel_scan import Certificate
 from trio_sentinel_scan._core import cluster_lanes, cluster_marks, cluster_plan, lane_judgement, lane_segments
 from trio_sentinel_scan._core.certificate import Evidence, Held
@@ -178,7 +178,7 @@ GUARDS: Mapping[str, Guard] = {
     "targets": Guard(targets, ("halfdone", "legacy")),
     "source before target": Guard(source_before_target, ("halfdone",)),
     "config epochs": Guard(
-        # (News spreads at once: who has not heard of the other node's epoch does not take a new one for his own. And the
+        # (News spreads at once: who has not heard of the other node's epoch does not take a new one for his own. The
         # slot is away for some pages, and back before its node is judged.)
         config_epochs,
         ("roundtrip",),

@@ -49,7 +49,8 @@ def draw_pair(rng: Random, pair: tuple[str, str]) -> tuple[Fault, ...]:
     first = replace(draw_fault(rng, (names[0],), (trigger,)), at=float(rng.randint(1, 3)))
     # (A slot or a node that the first one is busy with is of no use to the second.)
     second = draw_fault(rng, (names[1],), ("time",))
-    return first, replace(second, trigger="after", at=round(rng.choice((0.0, rng.uniform(0, 0.1), rng.uniform(0, 1))), 2))
+    later = rng.choice((0.0, rng.uniform(0, 0.1), rng.uniform(0, 1)))
+    return first, replace(second, trigger="after", at=round(later, 2))
 
 
 class Faults(AllScripts):

@@ -90,7 +90,7 @@ class AllScripts(Scripts):
         The node has drawn a later config epoch since, and most masters know that: else nobody could tell the two apart.
         """
         cluster = self._cluster
-        masters = [one for one in cluster.masters if one.slots and cluster.can_write(one) and cluster.slots_of_keys(one)]
+        masters = [one for one in cluster.masters if cluster.can_write(one) and cluster.slots_of_keys(one)]
         latest = max((peer.config_epoch for one in masters for peer in one.peers.values()), default=0)
         masters = [one for one in masters if one.me.config_epoch < latest]
         if not masters:
@@ -103,11 +103,11 @@ class AllScripts(Scripts):
         for slot in cluster.slots_of_keys(now):
             self._write_at(now, slot)
         yield pause
-        voters = [one for one in cluster.masters if one.slots]
-        know = sum(now.node_id in one.peers and one.peers[now.node_id].config_epoch > old.me.config_epoch for one in voters)
+        said = [one.peers.get(now.node_id) for one in cluster.masters if one.slots]
+        know = sum(peer is not None and peer.config_epoch > old.me.config_epoch for peer in said)
         hosts = cluster.network.hosts
         host = cluster.bus.hosts.get(now.node_id)
-        if (know - 1) * 2 < len(voters) or host is None or hosts.get(old.address) is not host:
+        if (know - 1) * 2 < len(said) or host is None or hosts.get(old.address) is not host:
             return
         self.may_lose_writes = True
         self.limits.add("snapshot")

@@ -64,9 +64,9 @@ DEFAULTS: Final[Mapping[str, Value]] = {
 
 _STOPS: Final = ("again", "raise", "resume")
 # Pairs of classes that exclude each other, and why.
-NEVER_TOGETHER: Final[Mapping[tuple[str, str], str]] = {
-    pair: "the consumer of a schedule stops in one way" for pair in combinations(_STOPS, 2)
-}
+NEVER_TOGETHER: Final[Mapping[tuple[str, str], str]] = dict.fromkeys(
+    combinations(_STOPS, 2), "the consumer of a schedule stops in one way"
+)
 
 # Faults that end the master's reign sooner or later, and those that bring it about by themselves.
 _FAILOVERS: Final = ("kill", "stop", "planned", "coordinated", "handover", "split")
