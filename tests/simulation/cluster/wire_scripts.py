@@ -107,7 +107,8 @@ class AllScripts(Scripts):
         know = sum(peer is not None and peer.config_epoch > old.me.config_epoch for peer in said)
         hosts = cluster.network.hosts
         host = cluster.bus.hosts.get(now.node_id)
-        if (know - 1) * 2 < len(said) or host is None or hosts.get(old.address) is not host:
+        is_in_its_place = hosts.get(old.address) is host
+        if host is None or not is_in_its_place or (know - 1) * 2 < len(said):
             return
         self.may_lose_writes = True
         self.limits.add("snapshot")
