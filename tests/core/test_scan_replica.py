@@ -20,12 +20,17 @@ from tests.core._scan_model import (
 )
 from trio_sentinel_scan._core import scan_steps as steps
 from trio_sentinel_scan._core.certificate import Evidence, Held, Refuted, judge
-from trio_sentinel_scan._core.errors import NoReplicaAvailable, ScanInterrupted, ServerUnavailable
+from trio_sentinel_scan._core.errors import (
+    NoReplicaAvailable,
+    ScanInterrupted,
+    ScanRestartsExhausted,
+    ServerUnavailable,
+)
 from trio_sentinel_scan._core.identity import Address, Role, ServerIdentity
 from trio_sentinel_scan._core.replicas import ATTEMPTS
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._core.scan_states import State
-from trio_sentinel_scan._core.sweep import ROLE_PERIOD
+from trio_sentinel_scan._core.sweep import ROLE_PERIOD, Sweep
 
 KEYS = keys_named(200)
 
@@ -280,6 +285,45 @@ def test_a_lost_link_is_waited_for(when: str) -> None:
     driver.run()
     is_complete(driver)
     assert (driver.plan.epoch, servers(driver)) == (0, [B])
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
+def test_what_a_replica_without_its_data_said_does_not_outlast_the_connection(
+    monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """The ROLE that would have told is lost with it; at the next one, the replica has its data back."""
+    if not guarded:
+        monkeypatch.setattr(Sweep, "_read_again", lambda sweep: None)
+    world = World(KEYS)
+    driver = under_way(world)
+    driver.go_to(steps.Receive)
+    driver.finish()
+    process = world.nodes[B]
+    assert process is not None
+    whole = process.table
+    process.link, process.table = "connect", type(whole)(seed=b"b", bits=5)
+    driver.batch = 1
+    driver.go_to(steps.Receive)
+    driver.finish()
+    lose(driver)
+    process.link, process.table = "connected", whole
+    driver.batch = 1000
+    driver.run()
+    assert driver.complete
+    assert (driver.plan.epoch, servers(driver)) == (0, [B])
+    assert bool(driver.missed()) is not guarded
+
+
+def test_connections_that_end_before_the_role_is_told_come_to_an_end() -> None:
+    """A replica's SCANs are answered each time, and nothing vouches for them: that is no progress."""
+    driver = under_way(World(KEYS), max_restarts=2)
+    driver.batch = 1
+    for _ in range(50):
+        if isinstance(driver.go_to((steps.Receive, steps.Finish)), steps.Finish):
+            break
+        driver.finish()
+        lose(driver)
+    assert isinstance(failure(driver), ScanRestartsExhausted)
 
 
 def test_a_replica_that_was_restarted_is_another_one() -> None:

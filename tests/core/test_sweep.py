@@ -487,6 +487,29 @@ def test_what_no_role_has_vouched_for_is_asked_for_again() -> None:
     assert not sweep.swept
 
 
+def test_what_no_role_has_vouched_for_does_not_outlast_the_connection_to_a_replica() -> None:
+    """The ROLE was lost with it; by the next one, the replica may have its data back."""
+    linked = Role("slave", link="connected")
+    sweep = a_sweep(role=linked, segments=1, has_sentinels=False)
+    asks_role(sweep, 0.0)
+    assert not sweep.received([(2**62, [b"a"])], 0.0).settled
+    assert sweep.received([linked], 0.0).settled
+    asks_role(sweep, 0.0)
+    assert not sweep.received([(0, [])], 0.0).settled
+    sweep.connection_lost()
+    assert list(sweep.cursors) == [2**62]
+    assert not sweep.swept
+
+
+def test_a_replica_that_does_not_tell_its_role_is_read_once() -> None:
+    """There is nothing to go back to."""
+    sweep = a_sweep(role=Role("slave", link="connected"), segments=1, has_sentinels=False)
+    asks_role(sweep, 0.0)
+    assert sweep.received([(2**62, [b"a"]), NOPERM], 0.0).settled
+    sweep.connection_lost()
+    assert list(sweep.cursors) == [2**62]
+
+
 @pytest.mark.parametrize("reply, again", [(LOADING, True), (NOPERM, False), ((0, []), False)])
 def test_a_role_that_is_not_told(reply: Any, again: bool) -> None:
     """It is asked for again only if that may help. What the SCANs brought counts."""
@@ -494,7 +517,7 @@ def test_a_role_that_is_not_told(reply: Any, again: bool) -> None:
     ask(sweep)
     sweep.received([(2**62, [b"a"])], 0.0)
     asks_role(sweep, 1.0)
-    assert sweep.received([(2**61, [b"b"]), reply], 1.0) == Yield([b"b"], came_on=True)
+    assert sweep.received([(2**61, [b"b"]), reply], 1.0) == Yield([b"b"], came_on=True, settled=True)
     assert asks_role(sweep, 2.0) is again
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Final
 
+from .playing import Outcome
 from .report import Tally
 from .runner import draw, run
 from .shrinking import shrink
@@ -22,15 +23,21 @@ BATCH: Final = 25
 MOST_FAILURES: Final = 10
 
 
-def play_seeds(world_name: str, seeds: range) -> Tally:
-    """Draw and play the schedules of these seeds."""
+def play_seeds(world_name: str, seeds: range, on_broken: Callable[[Outcome], object] | None = None) -> Tally:
+    """Draw, play and count the schedules of these seeds.
+
+    One that breaks a promise is noted, the first of them with a simpler one; with `on_broken`, that is called instead.
+    """
     tally = Tally()
     for seed in seeds:
         world = world_of(world_name)
         outcome = run(draw(world, seed), world)
         tally.count(outcome)
         if outcome.violation is not None:
-            tally.failed(outcome, shrink(outcome, world) if not tally.failures else None)
+            if on_broken is not None:
+                on_broken(outcome)
+            else:
+                tally.failed(outcome, shrink(outcome, world) if not tally.failures else None)
     return tally
 
 

@@ -87,6 +87,8 @@ class World(Protocol):
     name: str
     # All classes of faults that it can draw; a report names those that never took effect.
     classes: tuple[str, ...]
+    # Pairs of them (in the order of the alphabet) that no schedule can have by their nature, and why.
+    never_together: Mapping[tuple[str, str], str]
     # What its settings are where a schedule does not say; the simplest, for shrinking goes there.
     defaults: Mapping[str, Value]
     # The same of the arguments of its faults.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from .pairs import pairs_of
 from .playing import Outcome, World
 
 __all__ = ["Tally"]
@@ -83,10 +84,11 @@ class Tally:
             lines += [f"  {self.hit[name]:8} {self.drawn[name]:8} {name}" for name in world.classes]
             never = [name for name in world.classes if not self.hit[name]]
             lines += ["  never hit: " + (", ".join(never) or "none")]
-            every = list(combinations(sorted(world.classes), 2))
+            every = sorted(pairs_of(world))
             missing = [f"{one}+{other}" for one, other in every if not self.pairs[one, other]]
             lines += [f"  pairs: {len(every) - len(missing)} of {len(every)} met in one schedule"]
             lines += ["  pairs never hit: " + (", ".join(missing) or "none")]
+            lines += [f"  cannot meet: {one}+{other} ({why})" for (one, other), why in world.never_together.items()]
         lines += ["", f"broken promises: {len(self.failures)}"]
         for what, schedule, shrunk in self.failures:
             lines += [f"  {what}", f"    drawn:  --replay '{schedule}'"]

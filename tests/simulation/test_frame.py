@@ -13,11 +13,13 @@ import pytest
 import trio
 
 from tests.simulation import runner
+from tests.simulation.pairs import pair_of, pairs_of
 from tests.simulation.playing import Account, Outcome, Violation
 from tests.simulation.report import Tally
 from tests.simulation.runner import SECRET, draw, run
 from tests.simulation.schedule import Fault, Schedule, Value, parse
 from tests.simulation.shrinking import shrink
+from tests.simulation.worlds import NAMES, world_of
 
 logger = logging.getLogger("trio_sentinel_scan.toy")
 
@@ -27,6 +29,7 @@ class Toy:
 
     name = "toy"
     classes: tuple[str, ...] = ("harmless", "breaks", "raises", "logs", "spins", "never")
+    never_together: Mapping[tuple[str, str], str] = {("breaks", "raises"): "the first of them ends it"}
     defaults: Mapping[str, Value] = {"tasks": 1}
     fault_defaults: Mapping[str, Mapping[str, Value]] = {"breaks": {"from_tasks": 4}}
 
@@ -144,7 +147,23 @@ def test_the_report_names_what_was_never_hit() -> None:
     assert "never hit: breaks, raises, spins, never" in text
     assert "harmless+logs" in text
     assert "breaks+never" in text
+    assert "breaks+raises," not in text
+    assert "cannot meet: breaks+raises (the first of them ends it)" in text
     assert "--replay 'toy 1 tasks=4 + logs@time:1" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_pair_that_can_be_has_its_turn(name: str) -> None:
+    """And both are in the schedule, but for what follows from its settings or from another fault."""
+    world = world_of(name)
+    follow = {"tilt", "again", "raise", "resume"}
+    seeds = range(3 * len(pairs_of(world)) // 2 + 3)
+    had = [(seed, pair) for seed in seeds if (pair := pair_of(world, seed)) is not None]
+    assert {pair for _, pair in had} == set(pairs_of(world))
+    for seed, pair in had[::10]:
+        schedule = draw(world, seed)
+        assert set(pair) - follow <= {fault.name for fault in schedule.faults}
+        assert parse(str(schedule)) == schedule
 
 
 def test_the_command_line_says_what_is_wrong_with_a_text() -> None:

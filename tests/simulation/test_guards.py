@@ -20,7 +20,7 @@ from tests.simulation.schedule import Fault, Schedule, Value
 from tests.simulation.service import ServiceWorld
 from tests.simulation.service.deployment import Deployment
 from tests.simulation.service.fault_classes import draw_args
-from trio_sentinel_scan._core import certificate, scan_plan, sweep, topology
+from trio_sentinel_scan._core import certificate, scan_passes, scan_plan, sweep, topology
 from trio_sentinel_scan._core.certificate import Evidence, Held
 from trio_sentinel_scan._core.identity import Role
 from trio_sentinel_scan._core.in_flight import InFlight, Request
@@ -202,6 +202,16 @@ def no_links(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "lost_link", lambda role: "")
 
 
+def no_going_back(patch: pytest.MonkeyPatch) -> None:
+    """What no ROLE has vouched for is kept."""
+    patch.setattr(Sweep, "_read_again", lambda sweep: None)
+
+
+def any_heir(patch: pytest.MonkeyPatch) -> None:
+    """Whoever is the next master may go on with a pass, whether or not it was a replica when that began."""
+    patch.setattr(scan_passes, "heir", lambda address: b"any")
+
+
 TIMES_3 = ("client-kill time",) * 3
 
 
@@ -261,6 +271,20 @@ TIMES_3 = ("client-kill time",) * 3
             ["restart-empty scan here", "resync time"],
             {"lost"},
             id="replica's link",
+        ),
+        pytest.param(
+            no_going_back,
+            {"read_from": "replica", "replicas": 1, "sync": 0.2},
+            ["failed-sync scan here", "client-kill scanned here", "slices scan here"],
+            {"lost"},
+            id="going back",
+        ),
+        pytest.param(
+            any_heir,
+            {"hash_seed": 1, "think": 0.3, "stops": 2, "stop_after": 8, "churn": 20.0},
+            ["blind time"],
+            {"lost"},
+            id="heirs",
         ),
         pytest.param(always_resent, {"callers": 3, "latency": 0.02}, list(TIMES_3), {"write"}, id="resend rules"),
     ],

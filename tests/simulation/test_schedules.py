@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.playing import Violation
-from tests.simulation.report import Tally
-from tests.simulation.runner import draw, run
+from tests.simulation.many import play_seeds
+from tests.simulation.playing import Outcome
+from tests.simulation.runner import run
 from tests.simulation.schedule import parse
 from tests.simulation.worlds import world_of
 
@@ -28,26 +28,16 @@ REGRESSIONS = [
 ]
 
 
-def play(world_name: str, seeds: range) -> Tally:
-    """Play the schedules of these seeds; fails at the first broken promise, with the line that replays it."""
-    tally = Tally()
-    for seed in seeds:
-        world = world_of(world_name)
-        outcome = run(draw(world, seed), world)
-        tally.count(outcome)
-        if outcome.violation is not None:
-            pytest.fail(_how_to_replay(outcome.violation, str(outcome.schedule)), pytrace=False)
-    return tally
-
-
-def _how_to_replay(violation: Violation, schedule: str) -> str:
-    return f"{violation}\n\npython -m tests.simulation --replay '{schedule}' --shrink"
+def fail(outcome: Outcome) -> None:
+    """A promise was broken: the test fails with the line that replays it."""
+    replays = f"python -m tests.simulation --replay '{outcome.schedule}' --shrink"
+    pytest.fail(f"{outcome.violation}\n\n{replays}", pytrace=False)
 
 
 @pytest.mark.parametrize("world_name", sorted(SLICE))
 def test_a_few_schedules(world_name: str) -> None:
     """For the desk."""
-    tally = play(world_name, range(900_000, 900_020))
+    tally = play_seeds(world_name, range(900_000, 900_020), fail)
     assert tally.counts["keys checked"] > 200
 
 
@@ -56,7 +46,7 @@ def test_a_few_schedules(world_name: str) -> None:
 @pytest.mark.parametrize("world_name", sorted(SLICE))
 def test_schedules(world_name: str, shard: int) -> None:
     """No promise is broken, and the shard was worth its time: most scans come to their end, and faults take effect."""
-    tally = play(world_name, range(shard * 1000, shard * 1000 + SLICE[world_name]))
+    tally = play_seeds(world_name, range(shard * 1000, shard * 1000 + SLICE[world_name]), fail)
     assert tally.counts["keys checked"] > 20 * tally.schedules
     assert len(tally.hit) > 5
 
@@ -67,7 +57,7 @@ def test_what_once_broke_a_promise(number: int) -> None:
     schedule = parse(REGRESSIONS[number])
     outcome = run(schedule, world_of(schedule.world))
     if outcome.violation is not None:
-        pytest.fail(_how_to_replay(outcome.violation, str(schedule)), pytrace=False)
+        fail(outcome)
 
 
 def test_schedules_repeat_in_another_process() -> None:

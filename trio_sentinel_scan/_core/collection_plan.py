@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .scan_options import ScanOptions
     from .seen_keys import SeenKeys
     from .summary import ScanSummary
+    from .sweep import Sweep
 
 __all__ = ["CollectionPlan"]
 

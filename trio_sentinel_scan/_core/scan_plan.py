@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from .identity import Role
     from .seen_keys import SeenKeys
+    from .sweep import Sweep
     from .topology_state import TopologyState
 
 __all__ = ["ScanPlan"]
@@ -327,7 +328,7 @@ class ScanPlan(Passes):
         elif found.wait is not None:
             problem = f"{sweep.server} answers {error_code(found.wait)}"
             self._patience.told_to_wait(problem, now, came_on=found.came_on)
-        elif found.came_on:
+        elif found.settled:
             # (A server that is loading tells its role all the same.)
             self._patience.answered()
         if self._sweep is not sweep or self.state is not State.SCANNING:

@@ -64,6 +64,8 @@ class Yield(NamedTuple):
     unfit: Role | None = None
     # A master has fewer replicas than before: one may have been promoted.
     lost_replicas: bool = False
+    # Whether it will not be asked for once more if the connection is lost now.
+    settled: bool = False
 
     def __repr__(self) -> str:
         return f"<Yield of {len(self.keys)} keys>"
@@ -158,6 +160,9 @@ class Sweep:
         # Whether what is read is beyond doubt only when a ROLE has vouched for it: in a pass that may move, and on a
         # replica. That may lose all it has, go on answering, and have it back: its synchronisation has failed.
         self._needs_vouching = self._may_move or role.kind == "slave"
+        # What was not vouched for when the connection is lost is read once more: by the next one, the replica may have
+        # had its data back. (A master that is one still has been one, or somebody else's promotion is heard of.)
+        self._rereads = role.kind == "slave"
         # Such a pass has one in each round.
         self._role_period = 0.0 if self._needs_vouching else ROLE_PERIOD
         self._roles_on_their_way = 0
@@ -213,6 +218,9 @@ class Sweep:
         its data: it is asked for once more, there or elsewhere.
         """
         self.connection_lost()
+        self._read_again()
+
+    def _read_again(self) -> None:
         self._segments = self._segments_at(self._segments.number, cursors=self.standing)
 
     @property
@@ -277,7 +285,9 @@ class Sweep:
         self._just_sent = True
 
     def connection_lost(self) -> None:
-        """No reply that is still on its way will come: ask again from what was committed."""
+        """No reply that is still on its way will come: ask again from what was committed; of a replica, from what was
+        vouched for.
+        """
         if self._on_their_way and not any(this.begun or this.told for this in self._rounds):
             if self._lost_in_vain:
                 # Twice in a row: it may be more at once than the connection is allowed to hold.
@@ -288,6 +298,8 @@ class Sweep:
         self._rounds.clear()
         self._roles_on_their_way = 0
         self._segments.forget_asked()
+        if self._rereads:
+            self._read_again()
         if self.details is not None:
             self.details.connection_lost()
             self._questions, self._questions_rode = None, False
@@ -304,7 +316,7 @@ class Sweep:
         self._just_sent = self._lost_in_vain = False
         self._note_first_bytes(replies, now, waited=waited)
         wait: redis_errors.RedisError | None = None
-        came_on = lost_replicas = False
+        came_on = lost_replicas = vouched = False
         place = 0
         while place < len(replies):
             # One round after the other, so that each is charged with what it brought itself.
@@ -325,6 +337,7 @@ class Sweep:
                 ask = self._on_their_way.popleft()
                 if ask is _ROLE:
                     lost_replicas = self._note_role(reply) or lost_replicas
+                    vouched = vouched or isinstance(reply, Role)
                     continue
                 self.scans += 1
                 if isinstance(reply, _NO_SCAN):
@@ -354,7 +367,8 @@ class Sweep:
                 if this.count:
                     rest = self._pacing.replied(this.count, this.keys)
                     self.rests_until = max(self.rests_until, now) + rest
-        return Yield(_joined(brought), came_on, wait=wait, lost_replicas=lost_replicas)
+        settled = vouched if self._rereads and self._vouched is not None else came_on
+        return Yield(_joined(brought), came_on, wait=wait, lost_replicas=lost_replicas, settled=settled)
 
     def _note_first_bytes(self, replies: Sequence[ScanReply], now: float, *, waited: bool) -> None:
         first: _Sent | None = None

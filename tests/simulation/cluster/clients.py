@@ -222,7 +222,7 @@ class ScanUnderTest:
 
         What a deposed master never had, and what a slot's target has that is away, unless the owner tells of it.
         """
-        if "isolated" in self._faults.limits:
+        if self._faults.limits & {"isolated", "snapshot"}:
             return missing
         found: set[bytes] = set()
         for key in missing:

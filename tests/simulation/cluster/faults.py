@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from ..playing import Account
     from .deployment import SimulatedCluster
 
-__all__ = ["TRIGGERS", "Faults", "draw_fault"]
+__all__ = ["TRIGGERS", "Faults", "draw_fault", "draw_pair"]
 
-# What a fault may wait for (a time is in seconds), and up to how many of it.
+# What a fault may wait for (a time is in seconds), and up to how many of it. (Besides, "after": so many seconds after
+# the first of the others has begun.)
 TRIGGERS: Final[Mapping[str, tuple[float, float]]] = {
     "time": (2, 9),
     "scan": (3, 40),
@@ -40,13 +42,25 @@ def draw_fault(rng: Random, names: tuple[str, ...], triggers: tuple[str, ...] = 
     return Fault(name, trigger, at, args)
 
 
+def draw_pair(rng: Random, pair: tuple[str, str]) -> tuple[Fault, ...]:
+    """Both of these, one soon after the other."""
+    names = rng.sample(pair, 2)
+    trigger = rng.choice(("scan", "look", "page"))
+    first = replace(draw_fault(rng, (names[0],), (trigger,)), at=float(rng.randint(1, 3)))
+    # (A slot or a node that the first one is busy with is of no use to the second.)
+    second = draw_fault(rng, (names[1],), ("time",))
+    later = rng.choice((0.0, rng.uniform(0, 0.1), rng.uniform(0, 1)))
+    return first, replace(second, trigger="after", at=round(later, 2))
+
+
 class Faults(AllScripts):
     """Those of one schedule, and what they are waiting for."""
 
     def __init__(self, cluster: SimulatedCluster, faults: tuple[Fault, ...], account: Account) -> None:
         super().__init__(cluster)
         self._account = account
-        self._waiting: list[Fault] = list(faults)
+        self._waiting: list[Fault] = [fault for fault in faults if fault.trigger != "after"]
+        self._after: list[Fault] = [fault for fault in faults if fault.trigger == "after"]
         self._seen: dict[str, int] = {}
         # How many scripts are under way.
         self.under_way = 0
@@ -73,7 +87,14 @@ class Faults(AllScripts):
             for fault in due:
                 self._begin(fault)
 
+    async def _begin_later(self, fault: Fault) -> None:
+        await trio.sleep(fault.at)
+        self._begin(fault)
+
     def _begin(self, fault: Fault) -> None:
+        after, self._after = self._after, []
+        for other in after:
+            self._cluster.network.nursery.start_soon(self._begin_later, other)
         self._account.trace(f"{trio.current_time():.3f} {fault}")
         matters = self.matters()
         before = self._cluster.truth.cause

@@ -85,6 +85,16 @@ class Node(Believer):
         self._asking.clear()
         self._readonly.clear()
 
+    def snapshot(self) -> Node:
+        """What a machine is like that is started from a snapshot of this one: its files, and another process."""
+        other = Node(self.address, self.node_id, Random(self.run_id), self.flavour)
+        other.peers = dict(self.peers)
+        other.migrating, other.importing = dict(self.migrating), dict(self.importing)
+        other.current_epoch = self.current_epoch
+        other.data = {db: dict(keys) for db, keys in self.data.items()}
+        other.restart()
+        return other
+
     def _table(self, db: int) -> Table:
         if db not in self._tables and self.flavour.by_slot:
             self._tables[db] = SlotTable(self._seed)

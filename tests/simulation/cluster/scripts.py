@@ -45,6 +45,7 @@ ARGUMENTS: Final[Mapping[str, Mapping[str, tuple[Value, ...]]]] = {
     "deaf": {"node": (0, 1, 2, 3), "seconds": (3.0, 10.0)},
     "blackhole": {"node": (0, 1, 2, 3), "seconds": (1.0, 6.0)},
     "readdress": {"node": (0, 1, 2), "back": (0.1, 1.0)},
+    "snapshot": {"node": (0, 1, 2), "pause": (0.3, 1.0), "seconds": (1.0, 5.0, 12.0)},
     "swap": {"node": (0, 1, 2), "to": (1, 2), "seconds": (0.5, 3.0)},
     "slow": {"node": (0, 1, 2), "delay": (0.05, 0.3), "seconds": (2.0, 5.0)},
     "slices": {"node": (0, 1, 2), "size": (5, 40, 200)},
@@ -316,10 +317,14 @@ class Scripts:
         slots = sorted(owners)
         for number in range(keys):
             slot = slots[number % len(slots)]
-            key = key_in(slot, b"sEcReT more %d " % len(self._more))
-            self._more.append(key)
-            owners[slot].put(0, key, Stored(b"more"))
-            cluster.bus.wrote(owners[slot], key, Stored(b"more"))
+            self._write_at(owners[slot], slot)
+
+    def _write_at(self, node: Node, slot: int) -> None:
+        """One more key."""
+        key = key_in(slot, b"sEcReT more %d " % len(self._more))
+        self._more.append(key)
+        node.put(0, key, Stored(b"more"))
+        self._cluster.bus.wrote(node, key, Stored(b"more"))
 
     def _shrink(self, node: int, keys: int) -> Script:
         yield from self._grow(node, keys)

@@ -84,6 +84,42 @@ class AllScripts(Scripts):
         yield seconds
         self._exchange(one.program, other)
 
+    def _snapshot(self, node: int, pause: float, seconds: float) -> Script:
+        """Clients that connect to a node come to its machine as it was a while ago. No other node hears of that one.
+
+        The node has drawn a later config epoch since, and most masters know that: else nobody could tell the two apart.
+        """
+        cluster = self._cluster
+        masters = [one for one in cluster.masters if cluster.can_write(one) and cluster.slots_of_keys(one)]
+        latest = max((peer.config_epoch for one in masters for peer in one.peers.values()), default=0)
+        masters = [one for one in masters if one.me.config_epoch < latest]
+        if not masters:
+            yield -1
+            return
+        now = masters[node % len(masters)]
+        old = now.snapshot()
+        now.bump()
+        cluster.bus.announce(now)
+        for slot in cluster.slots_of_keys(now):
+            self._write_at(now, slot)
+        yield pause
+        said = [one.peers.get(now.node_id) for one in cluster.masters if one.slots]
+        know = sum(peer is not None and peer.config_epoch > old.me.config_epoch for peer in said)
+        hosts = cluster.network.hosts
+        host = cluster.bus.hosts.get(now.node_id)
+        is_in_its_place = hosts.get(old.address) is host
+        if host is None or not is_in_its_place or (know - 1) * 2 < len(said):
+            return
+        self.may_lose_writes = True
+        self.limits.add("snapshot")
+        stand_in = hosts[old.address] = NodeHost(cluster.network.nursery, old)
+        stand_in.latency = cluster.latency
+        host.drop_clients()
+        yield seconds
+        stand_in.kill()
+        for address in [address for address, one in hosts.items() if one is stand_in]:
+            hosts[address] = host
+
     def _exchange(self, one: Node, other: Node) -> None:
         hosts = self._cluster.network.hosts
         if one.address in hosts and other.address in hosts:

@@ -15,12 +15,13 @@ import trio
 from tests.trio.fakes.network import Network
 from trio_sentinel_scan import ClusterClient
 
+from ..pairs import pair_of
 from ..playing import Account
 from ..schedule import Schedule, Value
 from .bus import Timing
 from .clients import Commands, ScanUnderTest, Subscription
 from .deployment import FLAVOURS, SimulatedCluster
-from .faults import Faults, draw_fault
+from .faults import Faults, draw_fault, draw_pair
 from .scripts import ARGUMENTS
 
 __all__ = ["ClusterWorld"]
@@ -81,6 +82,8 @@ class ClusterWorld:
 
     name: str = "cluster"
     classes: tuple[str, ...] = tuple(ARGUMENTS)
+    # (None: what could get in each other's way takes different slots and nodes.)
+    never_together: Mapping[tuple[str, str], str] = MappingProxyType({})
     defaults: Mapping[str, Value] = _DEFAULTS
     fault_defaults: Mapping[str, Mapping[str, Value]] = {
         name: {argument: values[0] for argument, values in arguments.items()} for name, arguments in ARGUMENTS.items()
@@ -131,10 +134,24 @@ class ClusterWorld:
             {"again": rng.randint(1, 5)},
         )
         settings |= rng.choice(kinds)
-        # Many schedules from a part of the classes: so that those often meet which belong together.
-        names = self.classes if rng.random() < 0.5 else tuple(rng.sample(self.classes, 5))
-        faults = tuple(draw_fault(rng, names) for _ in range(rng.choice((1, 2, 2, 3, 4, 6))))
+        pair = pair_of(self, seed)
+        if pair is None:
+            # Many schedules from a part of the classes: so that those often meet which belong together.
+            names = self.classes if rng.random() < 0.5 else tuple(rng.sample(self.classes, 5))
+            faults = tuple(draw_fault(rng, names) for _ in range(rng.choice((1, 2, 2, 3, 4, 6))))
+        else:
+            self._suit(rng, settings, pair)
+            more = (draw_fault(rng, self.classes) for _ in range(rng.choice((0, 1, 2))))
+            faults = (*draw_pair(rng, pair), *more)
         return Schedule(self.name, seed, {name: settings[name] for name in _DEFAULTS if name in settings}, faults)
+
+    def _suit(self, rng: Random, settings: dict[str, Value], pair: tuple[str, str]) -> None:
+        """What both classes take to befall a scan: one that lasts, and goes on after one of them."""
+        for name in ("on_failover", "max_restarts", "wait"):
+            settings.pop(name, None)
+        settings.setdefault("slow", rng.choice((0.01, 0.05, 0.2)))
+        if "planned" in pair:
+            settings["replicas"] = max(1, int(settings["replicas"]))
 
     def heard(self, record: logging.LogRecord) -> None:
         """What the package logs tells nothing here that is not known otherwise."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from random import Random
 from typing import Final
 
 from tests.simulation.schedule import Fault, Schedule, Value
 
-from .fault_classes import CLASSES, draw_args
+from .fault_classes import CLASSES, IN_PLACE, draw_args
 
-__all__ = ["DEFAULTS", "draw"]
+__all__ = ["DEFAULTS", "NEVER_TOGETHER", "draw"]
 
 # The plainest. A schedule says what is otherwise.
 DEFAULTS: Final[Mapping[str, Value]] = {
@@ -61,6 +62,12 @@ DEFAULTS: Final[Mapping[str, Value]] = {
     "recovers": 0,
 }
 
+_STOPS: Final = ("again", "raise", "resume")
+# Pairs of classes that exclude each other, and why.
+NEVER_TOGETHER: Final[Mapping[tuple[str, str], str]] = dict.fromkeys(
+    combinations(_STOPS, 2), "the consumer of a schedule stops in one way"
+)
+
 # Faults that end the master's reign sooner or later, and those that bring it about by themselves.
 _FAILOVERS: Final = ("kill", "stop", "planned", "coordinated", "handover", "split")
 _AT_MOMENTS: Final = ("scan", "scanned", "first", "last", "taken", "certificate", "promotion", "switch", "connect")
@@ -74,13 +81,18 @@ def _one_of(rng: Random, *values: Value) -> Value:
     return rng.choice(values)
 
 
-def draw(world: str, rng: Random, seed: int) -> Schedule:
-    """A schedule by lot."""
+def draw(world: str, rng: Random, seed: int, pair: tuple[str, str] | None = None) -> Schedule:
+    """A schedule by lot; if it is about a pair of classes, both are in it, and what they take."""
     settings: dict[str, Value] = dict(DEFAULTS)
     _draw_deployment(rng, settings)
     _draw_scan(rng, settings)
     _draw_consumer(rng, settings)
-    faults = _draw_faults(rng, settings)
+    if pair is None:
+        faults = _draw_faults(rng, settings, rng.choice([0, 1, 1, 2, 2, 3, 4]))
+    else:
+        _suit(rng, settings, pair)
+        faults = _draw_pair(rng, settings, pair)
+        faults = _draw_faults(rng, settings, rng.choice([0, 0, 0, 1]), faults)
     kept = {name: value for name, value in settings.items() if value != DEFAULTS[name]}
     return Schedule(world, seed, kept, faults)
 
@@ -167,11 +179,53 @@ def _pages(settings: Mapping[str, Value]) -> int:
     return max(3, int(settings["hash"] or settings["keys"]) // size)
 
 
-def _draw_faults(rng: Random, settings: Mapping[str, Value]) -> tuple[Fault, ...]:
-    number = rng.choice([0, 1, 1, 2, 2, 3, 4])
+def _suit(rng: Random, settings: dict[str, Value], pair: tuple[str, str]) -> None:
+    """What both classes take, so that they can befall anything: above all a scan that lasts, and goes on after one."""
+    settings["on_failover"], settings["max_restarts"] = "restart", DEFAULTS["max_restarts"]
+    settings["replicas"] = max(2, int(settings["replicas"]))
+    settings["protocol"] = 0
+    if settings["kind"] == "scan_iter":
+        settings["kind"] = "scan"
+    if settings["keys"] == 800:
+        settings["keys"] = 120
+    settings["think"] = round(rng.choice([2.0, 4.0, 7.0]) / _pages(settings), 3)
+    for how in _STOPS:
+        if how in pair:
+            settings["stops"], settings["stop_after"], settings["stop_how"] = 1, rng.randrange(1, 4), how
+            if how == "resume":
+                settings["consumers"] = 1
+            if settings["dedupe"] == ("memory" if how == "resume" else "store"):
+                settings["dedupe"] = "no" if how == "resume" else "memory"
+
+
+def _draw_pair(rng: Random, settings: Mapping[str, Value], pair: tuple[str, str]) -> tuple[Fault, ...]:
+    """The two, one soon after the other. (What is no fault of its own follows from one, or from the settings.)"""
+    names = [name for name in pair if name in CLASSES]
+    rng.shuffle(names)
+    # (What comes in place of a reply has its moment; the other one comes after it.)
+    names.sort(key=lambda name: name not in IN_PLACE)
+    faults: list[Fault] = []
+    if "tilt" in pair:
+        stopped = {"which": rng.randrange(3), "seconds": round(rng.uniform(2.5, 4), 2)}
+        faults.append(
+            Fault("clock-jump", "scan", 2.0) if rng.random() < 0.3 else Fault("sentinel-stop", "scan", 1.0, stopped)
+        )
+    for name in names:
+        if name in IN_PLACE or not faults:
+            before = int(faults[-1].at) if faults else 0
+            trigger, at = "scan", float(before + rng.randrange(1, 4))
+        else:
+            trigger, at = "after", round(rng.choice([0.0, rng.uniform(0, 0.5), rng.uniform(0, 3)]), 2)
+        faults.append(Fault(name, trigger, at, draw_args(name, rng)))
+    return tuple(faults)
+
+
+def _draw_faults(
+    rng: Random, settings: Mapping[str, Value], number: int, before: tuple[Fault, ...] = ()
+) -> tuple[Fault, ...]:
     scans = max(3, int(settings["hash"] or settings["keys"]) // (int(settings["count"]) or 10))
     lasts = _pages(settings) * float(settings["think"])
-    faults: list[Fault] = []
+    faults = list(before)
     for _ in range(number):
         name = rng.choice(_FAILOVERS) if _sometimes(rng, 0.4) else rng.choice(sorted(CLASSES))
         if name in {"cut", "stuck", "garbage", "push"}:

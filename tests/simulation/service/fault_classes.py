@@ -41,14 +41,16 @@ def draw_args(name: str, rng: Random) -> dict[str, Setting]:
     if name in {"kill", "restart", "stop", "loading", "black-hole", "busy", "slow", "slices", "client-kill", "drops"}:
         args["on"] = rng.choice(["master", "master", "here", "replica"])
         args["which"] = rng.randrange(2)
+    if name == "failed-sync":
+        args["on"] = rng.choice(["here", "replica"])
     if name == "kill":
         args["back"] = rng.choice([0, round(rng.uniform(0.01, 3), 2), round(rng.uniform(3, 15), 1)])
         args["keeps"] = rng.choice(["all", "all", "saved", "none"])
     if name in {"sentinel-stop", "sentinel-kill", "deaf"}:
         args["which"] = _one_of(rng, 0, 1, 2, "all")
-    if name in {"stale-sentinel", "lying-sentinel", "forgetful-sentinel", "garbage", "resync", "follow"}:
+    if name in {"stale-sentinel", "lying-sentinel", "forgetful-sentinel", "garbage", "resync", "follow", "failed-sync"}:
         args["which"] = rng.randrange(6)
-    if name == "split":
+    if name in {"split", "blind"}:
         args["client"] = rng.choice(["both", "old"])
     if name == "slices":
         args["size"] = rng.choice([1, 1, 2, 7, 100])

@@ -34,6 +34,8 @@ TRIGGERS: Final = (
     # The consumer takes a page; the certificate is drawn up.
     "taken",
     "certificate",
+    # So many seconds after the first of the other faults.
+    "after",
     # A server is promoted; a Sentinel says +switch-master; the client connects to a data server.
     "promotion",
     "switch",
@@ -52,13 +54,18 @@ class Faults:
         self.reader = reader
         self.rng = Random(f"faults {world.rng.random()}")
         self._waiting: dict[str, list[list[Any]]] = {}
-        self._firing = False
+        self._after: list[Fault] = []
         for fault in faults:
             if fault.trigger == "time":
-                world.agenda.at(trio.current_time() + fault.at, lambda fault=fault: self._fire(fault, None, None))  # type: ignore[misc]  # mypy knows no defaults of lambdas
+                self._fire_later(fault)
+            elif fault.trigger == "after":
+                self._after.append(fault)
             else:
                 self._waiting.setdefault(fault.trigger, []).append([int(fault.at), fault])
         world.on_trigger = self.happened
+
+    def _fire_later(self, fault: Fault) -> None:
+        self.later(fault.at, lambda: self._fire(fault, None, None))
 
     def happened(self, trigger: str, machine: Machine[Any] | None, session: Session | None) -> object:
         """One more of these; what is to come in place of a reply, if anything."""
@@ -73,6 +80,9 @@ class Faults:
     def _fire(self, fault: Fault, machine: Machine[Any] | None, session: Session | None) -> object:
         done = CLASSES[fault.name](self, fault.args, machine, session)
         self.world.befallen = True
+        after, self._after = self._after, []
+        for other in after:
+            self._fire_later(other)
         if done is not None and done is not False and self.reader.active:
             self.world.account.took_effect(fault.name)
             self.world.account.trace(f"{trio.current_time():.6f} {fault.name}")

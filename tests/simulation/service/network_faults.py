@@ -44,6 +44,25 @@ def _split(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
     return True
 
 
+def _blind(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
+    """The Sentinels do not reach the master, which replicas and clients reach: it is replaced, and does not know it."""
+    world = f.world
+    old = world.master
+    for actor in world.actors:
+        world.cut(old, actor)
+    if args.get("client", "both") == "old":
+        for actor in world.actors:
+            actor.machine.cut_off_client()
+
+    def heal() -> None:
+        for actor in world.actors:
+            world.heal(old, actor)
+            actor.machine.heal_client()
+
+    f.later(seconds_of(args), heal)
+    return True
+
+
 def _deaf(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
     """The client is cut off from Sentinels, and from nothing else."""
     actors = f.actors(args)
@@ -259,6 +278,7 @@ def _jump(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) ->
 
 NETWORK_FAULTS: Final[dict[str, Fire]] = {
     "split": _split,
+    "blind": _blind,
     "deaf": _deaf,
     "black-hole": _black_hole,
     "sentinel-stop": _sentinel_stop,

@@ -251,7 +251,7 @@ class Reader(Judge):
         self._waiting = 0
         self._busy = 0.0
         problems: list[BaseException] = []
-        began = trio.current_time()
+        began = self._opened_at = trio.current_time()
         summary: Any = None
         stopped = False
         body = BodyFailed()

@@ -126,6 +126,20 @@ def _resync(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) 
     return True
 
 
+def _failed_sync(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
+    """A replica has thrown its data away to be filled anew, and that fails: it answers, with nothing, until it is."""
+    node = f.node(args, machine)
+    if node.is_master:
+        node = f.node({**args, "on": "replica"}, machine)
+    master = f.world.node_at(node.program.master)
+    if node.is_master or not node.machine.up or node.program.loading or master is None:
+        return False
+    node.replid = "lost"
+    node._lose_link(master)
+    node.program.empty()
+    return True
+
+
 def _follow(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
     """A replica is pointed to another one, by hand."""
     node = f.node({**args, "on": "replica"}, machine)
@@ -244,6 +258,7 @@ SERVER_FAULTS: Final[dict[str, Fire]] = {
     "back-and-forth": _twice,
     "storm": _storm,
     "resync": _resync,
+    "failed-sync": _failed_sync,
     "follow": _follow,
     "busy": _busy,
     "forbidden": _forbid,

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 import trio
 
+from tests.simulation.pairs import pair_of
 from tests.simulation.playing import Account, Violation
 from tests.simulation.runner import SECRET
 from tests.simulation.schedule import Schedule, Value
@@ -34,6 +35,7 @@ class ServiceWorld:
 
     name = "service"
     classes: tuple[str, ...] = (*CLASSES, "tilt", "again", "raise", "resume")
+    never_together: Mapping[tuple[str, str], str] = drawing.NEVER_TOGETHER
     defaults: Mapping[str, Value] = drawing.DEFAULTS
     fault_defaults: Mapping[str, Mapping[str, Value]] = default_args()
 
@@ -41,7 +43,7 @@ class ServiceWorld:
         self._reader: Reader | None = None
 
     def draw(self, rng: Random, seed: int) -> Schedule:
-        return drawing.draw(self.name, rng, seed)
+        return drawing.draw(self.name, rng, seed, pair_of(self, seed))
 
     def heard(self, record: logging.LogRecord) -> None:
         if self._reader is not None:
