@@ -172,13 +172,13 @@ def refuse_words(path: Path, text: str) -> None:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.NAME:
             # (The module's own is for `mapped`.)
-            unknown = token.string != "trio" and TRIO.search(OURS.sub("", WORD.sub(word, token.string)))
+            unknown = token.string != "trio" and bool(TRIO.search(OURS.sub("", WORD.sub(word, token.string))))
             what = "the name"
         else:
             result = prose(token.string)
-            splits = ONE_WORD.fullmatch(token.string) and " " in result
-            unknown = splits or TRIO.search(OURS.sub("", result))
-            what = "a string of one word" if ONE_WORD.fullmatch(token.string) else "the text"
+            is_one_word = ONE_WORD.fullmatch(token.string) is not None
+            unknown = (is_one_word and " " in result) or bool(TRIO.search(OURS.sub("", result)))
+            what = "a string of one word" if is_one_word else "the text"
         if unknown:
             row = token.start[0]
             lines = token.string.splitlines()

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .scan_options import ScanOptions
     from .seen_keys import SeenKeys
     from .summary import ScanSummary
-    from .sweep import Sweep
 
 __all__ = ["CollectionPlan"]
 

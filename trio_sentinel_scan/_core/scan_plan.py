@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from .identity import Role
     from .seen_keys import SeenKeys
-    from .sweep import Sweep
     from .topology_state import TopologyState
 
 __all__ = ["ScanPlan"]

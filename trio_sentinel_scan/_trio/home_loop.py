@@ -9,6 +9,7 @@ from .._core.errors import WrongEventLoop
 from .streams import FROM_OUTSIDE, loop_teller
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 __all__ = ["AtHome", "HomeLoop"]
@@ -27,7 +28,7 @@ class HomeLoop:
 
     def __init__(self) -> None:
         # What is called in this loop returns `mark`; in every other, and where none runs, it returns something else.
-        self.here: Final = loop_teller()
+        self.here: Final[Callable[[], object]] = loop_teller()
         self.mark: Final[object] = self.here()
 
     def check(self, what: str) -> None:

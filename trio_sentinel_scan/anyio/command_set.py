@@ -49,7 +49,7 @@ class Dialect:
         # The same for a server that turns out to have no RESP3.
         self.resp2_callbacks: dict[str, Callable[..., Any]] = _callbacks(2)
         # Those of them that are not a user's.
-        self.redis_pys = RedisPysCallbacks(self.callbacks, self.resp2_callbacks)
+        self.redis_pys: RedisPysCallbacks = RedisPysCallbacks(self.callbacks, self.resp2_callbacks)
         # redis-py's mixins want one of every client.
         self.event_dispatcher: EventDispatcherInterface = EventDispatcher()
 
