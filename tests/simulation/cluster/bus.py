@@ -181,8 +181,10 @@ class Bus:
         master = node.peers.get(master_id)
         if master is None:
             return
-        if master.master_id is not None and master.master_id != node.node_id:
-            # Its master has become a replica itself: it goes to the same one.
+        if master.master_id in node.peers and master.master_id != node.node_id:
+            # Its master has become a replica itself: it goes to the same one. (Whom it does not know it cannot follow: a
+            # node that was added just now.)
+            assert master.master_id is not None
             node.follow(master.master_id)
             return
         if master.is_failed and has_majority and master.slots and node.node_id not in self._electing:
