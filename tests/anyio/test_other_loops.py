@@ -73,6 +73,7 @@ def uses_of(client: Any) -> dict[str, Use]:
         "watch": lambda: watch(client),
         "transaction": lambda: client.transaction(lambda pipe: pipe.incr("count"), "count"),
         "lock": lambda: client.lock("lock").acquire(),
+        "lock for a while": lambda: client.lock("lock", blocking_timeout=2).acquire(),
         "script": lambda: client.register_script("return redis.call('INCR', KEYS[1])")(keys=["count"]),
         "scan_iter": lambda: first_of(client.scan_iter()),
         "open_scan": lambda: enter(client.open_scan()),

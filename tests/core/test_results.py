@@ -83,7 +83,7 @@ def test_the_error_names_the_command_and_the_server() -> None:
     where = At(Address("10.0.0.1", 6379)).whereabouts(Command("HGETALL", ("HGETALL", "Qzkeyzq")))
     error = cannot_be("HGETALL", where)
     assert isinstance(error, ProtocolError)
-    assert str(error).startswith("10.0.0.1:6379 answered HGETALL with what cannot be its reply")
+    assert str(error).startswith("10.0.0.1:6379 answered HGETALL with what redis-py's callback for it cannot read")
     assert "Qzkeyzq" not in "".join(traceback.format_exception(error))
 
 

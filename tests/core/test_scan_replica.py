@@ -326,6 +326,22 @@ def test_connections_that_end_before_the_role_is_told_come_to_an_end() -> None:
     assert isinstance(failure(driver), ScanRestartsExhausted)
 
 
+def test_a_replica_that_is_busy_for_ever_comes_to_an_end() -> None:
+    """It answers its ROLE all the same, in a read of its own: that is no progress."""
+    world = World(KEYS)
+    driver = under_way(world, segments=1)
+    process = world.nodes[B]
+    assert process is not None
+    process.errors.extend(["BUSY a script"] * 1_000)
+    driver.batch = 1
+    for _ in range(1_000):
+        if isinstance(driver.go_to((steps.Rest, steps.Finish), taking=True), steps.Finish):
+            break
+        driver.finish()
+        driver.now += 0.05
+    assert isinstance(failure(driver), ServerUnavailable)
+
+
 def test_a_replica_that_was_restarted_is_another_one() -> None:
     world = World(KEYS)
     driver = under_way(world)

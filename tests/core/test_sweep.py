@@ -510,6 +510,29 @@ def test_a_replica_that_does_not_tell_its_role_is_read_once() -> None:
     assert list(sweep.cursors) == [2**62]
 
 
+def test_a_role_that_vouches_for_nothing_new_settles_nothing() -> None:
+    """A server that is loading tells its role all the same."""
+    linked = Role("slave", link="connected")
+    sweep = a_sweep(role=linked, segments=1, has_sentinels=False)
+    asks_role(sweep, 0.0)
+    assert sweep.received([LOADING], 0.0).wait is not None
+    assert not sweep.received([linked], 0.0).settled
+
+
+def test_a_replicas_connection_that_ends_before_each_role_may_have_to_hold_less() -> None:
+    """Some bytes come each time, and no ROLE behind them: the next ones are asked for in smaller pieces."""
+    sweep = a_sweep(role=Role("slave", link="connected"), segments=2, count=100, has_sentinels=False)
+    counts = []
+    for _ in range(6):
+        this = sweep.next_round(0.0, page_in_hand=False)
+        assert this is not None
+        counts.append(scans_in(this.data)[0][1])
+        sweep.sent(0.0)
+        sweep.received([(2**62 + 1, [b"a"])], 0.0)
+        sweep.connection_lost()
+    assert counts[-1] < counts[0]
+
+
 @pytest.mark.parametrize("reply, again", [(LOADING, True), (NOPERM, False), ((0, []), False)])
 def test_a_role_that_is_not_told(reply: Any, again: bool) -> None:
     """It is asked for again only if that may help. What the SCANs brought counts."""

@@ -160,8 +160,9 @@ class ResponseTimeout(SentinelScanError, redis_errors.TimeoutError):
 class ProtocolError(SentinelScanError, redis_errors.InvalidResponse):
     """A server sent what is not RESP, nests too deep, or announces an absurd length. The connection was closed.
 
-    Or it sent a whole reply of a shape that the command cannot have; the connection stays then, for its next reply is
-    the next command's. What the command did, it did.
+    Or it sent a whole reply that redis-py's callback for the command cannot read: one that the command cannot have, or
+    does not have with the words that redis-py's own method sends. The connection stays then, for its next reply is the
+    next command's. What the command did, it did.
     """
 
 

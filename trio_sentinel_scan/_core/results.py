@@ -19,8 +19,9 @@ __all__ = ["NONSENSE", "Asker", "At", "RedisPysCallbacks", "cannot_be", "checked
 Callback: TypeAlias = "Callable[..., Any]"
 
 # What redis-py's callbacks trip over when a reply is of another shape than they think: they unpack, index, convert and
-# iterate without looking. (OSError: a time that the system's calendar has not got.)
-NONSENSE: Final = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+# iterate without looking. (OSError: a time that the system's calendar has not got. Not LookupError itself: that is an
+# encoding that Python has not got, and the caller's doing.)
+NONSENSE: Final = (ArithmeticError, AttributeError, IndexError, KeyError, OSError, TypeError, ValueError)
 
 # The option by which a caller has a function of its own called within redis-py's.
 _CAST: Final = "score_cast_func"
@@ -80,12 +81,14 @@ class RedisPysCallbacks:
 
 
 def cannot_be(name: str, where: object) -> ProtocolError:
-    """The error of a command whose reply is whole, and none that it can have. Nothing of the reply is in it.
+    """The error of a command whose reply is whole, and of no shape that redis-py knows. Nothing of the reply is in it.
 
     It is to be raised where no other exception is being handled: that of redis-py may have the value in its text.
     """
     return ProtocolError(
-        f"{where} answered {name} with what cannot be its reply: is it a Redis or Valkey server at all, or a proxy?"
+        f"{where} answered {name} with what redis-py's callback for it cannot read: the command was given by hand, with"
+        " words that redis-py's own method does not send (set_response_callback helps), or this is no Redis or Valkey"
+        " server"
     )
 
 

@@ -326,9 +326,8 @@ class ScanPlan(Passes):
             self._refused(found.error, now, had_cursor=found.had_cursor)
         elif found.wait is not None:
             problem = f"{sweep.server} answers {error_code(found.wait)}"
-            self._patience.told_to_wait(problem, now, came_on=found.came_on)
+            self._patience.told_to_wait(problem, now, came_on=found.settled)
         elif found.settled:
-            # (A server that is loading tells its role all the same.)
             self._patience.answered()
         if self._sweep is not sweep or self.state is not State.SCANNING:
             return

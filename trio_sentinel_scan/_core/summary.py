@@ -36,8 +36,8 @@ class ScanPage(Generic[KeyT_co]):
     # The process that answered; the same for all of an epoch, except with `hash_seed_shared`.
     server: ServerIdentity
     # How much of the hash space this pass has covered with this page, 0.0 to 1.0; None where cursors are opaque. It
-    # rises all through an epoch; it may go back a little where a replica loses its link to its master, and with
-    # `hash_seed_shared` where the server changes.
+    # rises all through an epoch; it may go back a little where a replica, or its link to its master, is lost for a
+    # while, and with `hash_seed_shared` where the server changes.
     position: float | None
     # Where the pass stands with it; None in a page that no scan has made.
     mark: Mark | None = field(default=None, repr=False)

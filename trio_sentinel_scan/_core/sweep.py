@@ -163,6 +163,10 @@ class Sweep:
         # What was not vouched for when the connection is lost is read once more: by the next one, the replica may have
         # had its data back. (A master that is one still has been one, or somebody else's promotion is heard of.)
         self._rereads = role.kind == "slave"
+        # Whether anything has come since a ROLE was told last: one that vouches for nothing new is no progress.
+        self._is_ahead = False
+        # Whether this connection has brought anything that will not be asked for once more.
+        self._has_settled = False
         # Such a pass has one in each round.
         self._role_period = 0.0 if self._needs_vouching else ROLE_PERIOD
         self._roles_on_their_way = 0
@@ -288,7 +292,9 @@ class Sweep:
         """No reply that is still on its way will come: ask again from what was committed; of a replica, from what was
         vouched for.
         """
-        if self._on_their_way and not any(this.begun or this.told for this in self._rounds):
+        brought = self._has_settled if self._is_provisional else any(this.begun or this.told for this in self._rounds)
+        self._has_settled = False
+        if self._on_their_way and not brought:
             if self._lost_in_vain:
                 # Twice in a row: it may be more at once than the connection is allowed to hold.
                 self._pacing.shrink()
@@ -297,6 +303,7 @@ class Sweep:
         self._on_their_way.clear()
         self._rounds.clear()
         self._roles_on_their_way = 0
+        self._is_ahead = False
         self._segments.forget_asked()
         if self._rereads:
             self._read_again()
@@ -313,7 +320,8 @@ class Sweep:
         if self._roles_on_their_way and (unfit := self._unfit_role(replies)) is not None:
             return Yield([], unfit=unfit)
         brought: list[list[Any]] = []
-        self._just_sent = self._lost_in_vain = False
+        self._just_sent = False
+        self._lost_in_vain = self._lost_in_vain and self._is_provisional
         self._note_first_bytes(replies, now, waited=waited)
         wait: redis_errors.RedisError | None = None
         came_on = lost_replicas = vouched = False
@@ -337,7 +345,7 @@ class Sweep:
                 ask = self._on_their_way.popleft()
                 if ask is _ROLE:
                     lost_replicas = self._note_role(reply) or lost_replicas
-                    vouched = vouched or isinstance(reply, Role)
+                    vouched = self._catches_up(reply) or vouched
                     continue
                 self.scans += 1
                 if isinstance(reply, _NO_SCAN):
@@ -356,7 +364,7 @@ class Sweep:
                 keys = self._commit(ask, *reply)
                 if keys is None:
                     return Yield(_joined(brought), wait=wait, out_of_order=True)
-                came_on = True
+                came_on = self._is_ahead = True
                 if keys:
                     brought.append(keys)
             this.keys += sum(map(len, brought[before:])) + self._segments.dropped - dropped
@@ -367,8 +375,19 @@ class Sweep:
                 if this.count:
                     rest = self._pacing.replied(this.count, this.keys)
                     self.rests_until = max(self.rests_until, now) + rest
-        settled = vouched if self._rereads and self._vouched is not None else came_on
+        settled = self._settles(came_on=came_on, vouched=vouched)
         return Yield(_joined(brought), came_on, wait=wait, lost_replicas=lost_replicas, settled=settled)
+
+    def _settles(self, *, came_on: bool, vouched: bool) -> bool:
+        settled = vouched if self._is_provisional else came_on
+        self._has_settled = self._has_settled or settled
+        self._lost_in_vain = self._lost_in_vain and not settled
+        return settled
+
+    @property
+    def _is_provisional(self) -> bool:
+        """Whether what comes counts only when a ROLE behind it has vouched for it."""
+        return self._rereads and self._vouched is not None
 
     def _note_first_bytes(self, replies: Sequence[ScanReply], now: float, *, waited: bool) -> None:
         first: _Sent | None = None
@@ -412,7 +431,9 @@ class Sweep:
         if this.told == this.questions:
             rest = self._pacing.told(this.at, this.questions, now, waited=waited)
             self.rests_until = max(self.rests_until, now) + rest
-        return self.details.received(replies)
+        told, trouble = self.details.received(replies)
+        self._is_ahead = self._is_ahead or told > 0
+        return told, trouble
 
     def _unfit_role(self, replies: Sequence[ScanReply]) -> Role | None:
         """The guard: a server that has left its role may give keys that are not the service's any more."""
@@ -424,6 +445,13 @@ class Sweep:
     def changed_role(self, role: Role) -> str:
         """How `role` differs from the role that the pass was bound to, in words; "" if it does not."""
         return changed_role(self._basis, self.role, role)
+
+    def _catches_up(self, reply: ScanReply) -> bool:
+        """Whether anything has come since the last ROLE. (A server that is loading tells its role all the same.)"""
+        if not isinstance(reply, Role):
+            return False
+        was_ahead, self._is_ahead = self._is_ahead, False
+        return was_ahead
 
     def _note_role(self, reply: ScanReply) -> bool:
         self._roles_on_their_way -= 1

@@ -71,6 +71,8 @@ class Lock(RedisPysLock):
         )
         wait = self.blocking if blocking is None else blocking
         seconds = self.blocking_timeout if blocking_timeout is None else blocking_timeout
+        # Before the clock, which another loop may not have.
+        cast("Any", self.redis)._runner.check_loop()  # noqa: SLF001 (a client or a lease, both with a runner)
         give_up_at = None if seconds is None else trio.current_time() + seconds
         while True:
             if await self._try(mine):

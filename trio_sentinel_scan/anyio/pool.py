@@ -176,14 +176,16 @@ class ConnectionPool:
         """
         with anyio.CancelScope() as turn:
             self._waits.add(turn)
+            # (A client that is opened again has another one.)
+            room = self._room
             try:
-                await self._room.acquire()
+                await room.acquire()
             finally:
                 self._waits.discard(turn)
             try:
                 loan = Loan(*await self._connected(where or self._present, until))
             except BaseException:
-                self._room.release()
+                room.release()
                 raise
             self._out.add(loan)
             return loan

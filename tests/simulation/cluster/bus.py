@@ -182,8 +182,8 @@ class Bus:
         if master is None:
             return
         if master.master_id in node.peers and master.master_id != node.node_id:
-            # Its master has become a replica itself: it goes to the same one. (Whom it does not know it cannot follow: a
-            # node that was added just now.)
+            # Its master has become a replica itself: it goes to the same one. (Whom it does not know,
+            # a node that has just been added, it cannot follow.)
             assert master.master_id is not None
             node.follow(master.master_id)
             return
