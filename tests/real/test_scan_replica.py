@@ -176,7 +176,8 @@ async def test_a_failover_that_re_points_it(
             await until_info(replica, "replication", lambda info: info["master_port"] == str(new.port))
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, stage.keys, epoch=0)
-        account.check_without_duplicates()
+        # What no ROLE had vouched for when the connection was lost is read once more: two rounds at most.
+        assert pages.summary.keys - len(stage.keys) < 2 * segments * 150
         assert pages.summary.reconnects >= 1
         assert pages.summary.server == before == await identity_of(replica)
         assert stage.proxy(new).scans == []
