@@ -13,6 +13,8 @@ from tests.fuzz.all import PROPERTIES, try_one
 
 SOME = 400
 MANY = 20_000
+# Each of them in less time than a test that hangs is given.
+PARTS = 4
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -23,7 +25,8 @@ def test_nonsense(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.full
+@pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_much_nonsense(name: str) -> None:
-    for _ in range(MANY // PROPERTIES[name].costs):
+def test_much_nonsense(name: str, part: int) -> None:
+    for _ in range(MANY // PROPERTIES[name].costs // PARTS):
         try_one(name, SystemRandom().getrandbits(48))
