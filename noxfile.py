@@ -184,7 +184,9 @@ def minimums(session: nox.Session) -> None:
 def full(session: nox.Session) -> None:
     """Every test there is, those marked `full` included, and those of tests/real on each server that there is."""
     session.install("-e.[demo]", *TESTS, *SERVERS)
-    session.run("pytest", *FOUR_AT_A_TIME, "-m", "", *session.posargs)
+    # Some of them take half an hour, and are not to be taken for tests that hang.
+    patient = ("-o", "faulthandler_timeout=3600")
+    session.run("pytest", *FOUR_AT_A_TIME, *patient, "-m", "", *session.posargs)
     if session.posargs:
         return
     session.notify("lint_tests")
@@ -192,7 +194,7 @@ def full(session: nox.Session) -> None:
     programs = session.run("python", "-m", "tests.servers", silent=True)
     for program in str(programs).split()[1:]:
         here = {"TRIO_SENTINEL_SCAN_SERVER": program}
-        session.run("pytest", *FOUR_AT_A_TIME, "-m", "", "tests/real", env=here)
+        session.run("pytest", *FOUR_AT_A_TIME, *patient, "-m", "", "tests/real", env=here)
 
 
 @nox.session
