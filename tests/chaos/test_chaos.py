@@ -83,6 +83,62 @@ async def test_without_the_identity_rule(server_binary: ServerBinary, monkeypatc
     assert "cursors were sent to processes that had not issued them" in found
 
 
+class Ignored:
+    """A pipeline of which nothing is kept."""
+
+    def set(self, *_command: str) -> None: ...
+
+    def delete(self, *_command: str) -> None: ...
+
+    async def execute(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class Kept:
+    """A client whose server is a dictionary, and each of whose commands takes a moment before and after."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, str] = {}
+
+    async def get(self, key: str) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        value = self._kept.get(key)
+        await trio.lowlevel.checkpoint()
+        return None if value is None else value.encode()
+
+    async def set(self, key: str, value: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self._kept[key] = value
+        await trio.lowlevel.checkpoint()
+
+    async def incr(self, key: str) -> None:
+        await self.set(key, str(int(self._kept.get(key, "0")) + 1))
+
+    def pipeline(self, *, transaction: bool) -> Ignored:
+        assert not transaction
+        return Ignored()
+
+
+@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.trio
+async def test_all_tasks_stand_still_while_they_are_checked() -> None:
+    """Else a check takes what a task has just written for what was lost."""
+    account, dice = Account("none", "none", "none"), random.Random(1)
+    traffic = Traffic(Kept(), account, dice)
+    await traffic.begin()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(traffic.run)
+        for _ in range(300):
+            # As long as the tasks' own pause, so that the check begins in the midst of their beginning.
+            await trio.sleep(0.01)
+            for _ in range(dice.randint(0, 8)):
+                await trio.lowlevel.checkpoint()
+            await traffic.check(may_lose=False)
+        nursery.cancel_scope.cancel(reason="it was seen often enough")
+    assert not account.findings, account.findings
+    assert account.commands["acknowledged"] > 1_000
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.trio
 async def test_interrupted(server_binary: ServerBinary, tmp_path: Path, signum: signal.Signals) -> None:

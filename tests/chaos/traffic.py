@@ -66,7 +66,10 @@ class Traffic:
             await trio.sleep(_PAUSE)
 
     async def _begin(self) -> None:
-        await self._open.wait()
+        await trio.lowlevel.checkpoint()
+        # A check may have begun while this task was on its way here: between the look and the count nothing is awaited.
+        while not self._open.is_set():
+            await self._open.wait()
         self._busy += 1
 
     def _end(self) -> None:

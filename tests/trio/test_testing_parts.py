@@ -145,14 +145,45 @@ def test_a_port_in_use_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
         listening.listen()
         drawn = iter([listening.getsockname()[1], free := other.getsockname()[1]])
         other.close()
-        monkeypatch.setattr(ports, "_draw", lambda: next(drawn))
+        monkeypatch.setattr(ports, "_draw", lambda _above: next(drawn))
         assert ports.take_port() == free
         ports.release_port(free)
 
 
+def test_a_second_port_is_taken_with_the_first_one() -> None:
+    """As a node of Redis 6.2 needs for its bus: free, nobody else's, and out of the same way."""
+    taken = [ports.take_port(and_above=10_000) for _ in range(50)]
+    both = {*taken, *(port + 10_000 for port in taken)}
+    try:
+        assert len(both) == 2 * len(taken)
+        assert both <= ports._in_use
+        first, last = ports._ephemeral_range()
+        if first - ports._LOWEST - 10_000 >= ports._FEWEST_WORTH_DRAWING_FROM:
+            assert not [port for port in both if first <= port <= last]
+    finally:
+        for port in both:
+            ports.release_port(port)
+
+
+def test_a_port_whose_second_one_is_in_use_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listening:
+        listening.bind((ports.HOST, 0))
+        listening.listen()
+        beside_one_in_use = listening.getsockname()[1] - 10_000
+        beside_none = 65_000  # There is no port 75,000.
+        free = ports.take_port(and_above=10_000)
+        ports.release_port(free)
+        ports.release_port(free + 10_000)
+        drawn = iter([beside_one_in_use, beside_none, free])
+        monkeypatch.setattr(ports, "_draw", lambda _above: next(drawn))
+        assert ports.take_port(and_above=10_000) == free
+        ports.release_port(free)
+        ports.release_port(free + 10_000)
+
+
 def test_a_range_that_leaves_nothing_else_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ports, "_ephemeral_range", lambda: (1024, 65_535))
-    assert 1024 <= ports._draw() <= 65_535
+    assert 1024 <= ports._draw(0) <= 65_535
 
 
 def test_a_machine_that_does_not_tell_its_range_has_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ from ._binary import ServerBinary
 from ._certificates import Certificates
 from ._directives import Config, Directive
 from ._members import DataMember
-from ._ports import release_port, take_port
+from ._ports import take_port
 from ._wire import Argument, text
-from ._workspace import Workspace
 
 SLOTS = 16_384
+# How far above a node's port its bus has to be, on servers that do not let it be chosen.
+_BUS_ABOVE = 10_000
 # As an argument of one command, slot by slot.
 _SLOTS_PER_COMMAND = 4_096
 
@@ -164,25 +165,25 @@ class LocalClusterNode(DataMember):
     @property
     def bus_port(self) -> int:
         """Where it listens for the other nodes."""
-        return self.port + 10_000 if self._bus_port is None else self._bus_port
+        return self.port + _BUS_ABOVE if self._bus_port is None else self._bus_port
 
     def announce_bus(self, port: int) -> None:
         """Have the others find its bus at this port, from its first start on."""
         self._announced_bus_port = port
 
-    def settle(self, workspace: Workspace, binary: ServerBinary) -> None:
-        """Give it ports and a directory."""
-        super().settle(workspace, binary)
-        if binary.product == "valkey" or binary.version_info >= (7,):
-            self._bus_port = take_port()
-
     def unsettle(self) -> None:
         """Give back what its workspace does not own."""
         super().unsettle()
-        if self._bus_port is not None:
-            release_port(self._bus_port)
-            self._bus_port = None
-        self._announced_bus_port = None
+        self._bus_port = self._announced_bus_port = None
+
+    def _reserve(self, binary: ServerBinary) -> int:
+        if binary.product == "valkey" or binary.version_info >= (7,):
+            self._bus_port = take_port()
+            self._reserved.append(self._bus_port)
+            return super()._reserve(binary)
+        port = take_port(and_above=_BUS_ABOVE)
+        self._reserved += port, port + _BUS_ABOVE
+        return port
 
     def _directives(self, _binary: ServerBinary, directory: Path, port: int) -> Iterator[Directive]:
         yield "cluster-enabled", "yes"

@@ -17,20 +17,23 @@ _lock = threading.Lock()
 _in_use: set[int] = set()
 
 
-def take_port() -> int:
+def take_port(*, and_above: int | None = None) -> int:
     """Choose a port that is free now, and that no other server of this process has.
 
+    `and_above`: so far above it lies another one that the server will want as well, and that is taken with it.
+
     The kernel hands out ports of its ephemeral range to outgoing connections, of which a test under load makes
-    thousands: a server that is down for a moment could lose its port to one of them. So the choice is made
-    outside that range wherever it can be. Between processes nothing is reserved; the draw is random (and not
-    from ``random``, which test runners seed alike in every worker), and a server that finds its port taken is
-    given another.
+    thousands, and does not let a server listen at one of those, nor for a minute after it was closed (TIME_WAIT). So
+    the choice is made outside that range wherever it can be. Between processes nothing is reserved; the draw is
+    random (and not from ``random``, which test runners seed alike in every worker), and a server that finds its port
+    taken is given another.
     """
     with _lock:
         for _ in range(1000):
-            port = _draw()
-            if port not in _in_use and _is_free(port):
-                _in_use.add(port)
+            port = _draw(and_above or 0)
+            wanted = {port} if and_above is None else {port, port + and_above}
+            if wanted.isdisjoint(_in_use) and all(map(_is_free, wanted)):
+                _in_use.update(wanted)
                 return port
     raise OSError("no free port was found on loopback")
 
@@ -41,9 +44,9 @@ def release_port(port: int) -> None:
         _in_use.discard(port)
 
 
-def _draw() -> int:
+def _draw(above: int) -> int:
     first, last = _ephemeral_range()
-    for candidates in (range(_LOWEST, first), range(last + 1, 65_536)):
+    for candidates in (range(_LOWEST, first - above), range(last + 1, 65_536 - above)):
         if len(candidates) >= _FEWEST_WORTH_DRAWING_FROM:
             return secrets.choice(candidates)
     with socket.socket() as probe:  # The ephemeral range is nearly all there is: take what the kernel gives.
@@ -62,10 +65,10 @@ def _ephemeral_range() -> tuple[int, int]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the server will bind it: ports whose old connections linger in TIME_WAIT are free.
+        # As the server will bind it: ports of servers whose old connections linger in TIME_WAIT are free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError:
+        except (OSError, OverflowError):  # There is none with this number.
             return False
     return True

@@ -68,6 +68,8 @@ class LocalServer(ABC):
         self._workspace: Workspace | None = None
         self._directory: Path | None = None
         self._port: int | None = None
+        # Those that it has until they are given back: what it serves at, and what else it listens at.
+        self._reserved: list[int] = []
         self._process: trio.Process | None = None
         self._paused = False
         self._log_of_earlier_lives = 0
@@ -311,13 +313,19 @@ class LocalServer(ABC):
         """Give it a port and a directory."""
         self._workspace = workspace
         self._binary = binary
-        self._port = take_port()
+        self._port = self._reserve(binary)
         self._directory = Path(tempfile.mkdtemp(prefix=self._name.replace(" ", "-"), dir=workspace.directory))
+
+    def _reserve(self, _binary: ServerBinary) -> int:
+        """Take all ports that it needs; returns the one that it serves at."""
+        port = take_port()
+        self._reserved.append(port)
+        return port
 
     def _unsettle(self) -> None:
         """Give back what it has outside its workspace, which whoever owns that one closes."""
-        if self._port is not None:
-            release_port(self._port)
+        while self._reserved:
+            release_port(self._reserved.pop())
         self._workspace = None
 
     async def _spawn(self) -> None:
