@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .commands import Command
     from .identity import Address
 
-__all__ = ["NONSENSE", "Asker", "At", "RedisPysCallbacks", "cannot_be", "checked_page"]
+__all__ = ["NONSENSE", "Asker", "At", "RedisPysCallbacks", "checked_page", "unreadable"]
 
 Callback: TypeAlias = "Callable[..., Any]"
 
@@ -80,7 +80,7 @@ class RedisPysCallbacks:
         return False
 
 
-def cannot_be(name: str, where: object) -> ProtocolError:
+def unreadable(name: str, where: object) -> ProtocolError:
     """The error of a command whose reply is whole, and of no shape that redis-py knows. Nothing of the reply is in it.
 
     It is to be raised where no other exception is being handled: that of redis-py may have the value in its text.

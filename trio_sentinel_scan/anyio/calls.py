@@ -9,7 +9,7 @@ from redis.client import EMPTY_RESPONSE, NEVER_DECODE
 from redis.exceptions import ResponseError
 
 from .._core.commands import Place
-from .._core.results import NONSENSE, cannot_be
+from .._core.results import NONSENSE, unreadable
 from .command_set import Dialect
 from .iterators import HOME, Iterators
 from .opened_once import OpenedOnce
@@ -110,7 +110,7 @@ class Calls(OpenedOnce, Iterators, PipelineOwner):  # type: ignore[misc]  # as i
                         raise
                 else:
                     return await result if hasattr(result, "__await__") else result  # noqa: ASYNC910 (as below)
-                raise cannot_be(args[0].upper(), (asker or self).whereabouts(command))
+                raise unreadable(args[0].upper(), (asker or self).whereabouts(command))
         # A reply that is there is returned, even to a caller that is being cancelled: what it tells has happened.
         return reply  # noqa: ASYNC910 (whoever has a reply has waited for it)
 

@@ -14,7 +14,7 @@ from redis.commands.core import AsyncCoreCommands, AsyncScript
 from redis.event import EventDispatcher, EventDispatcherInterface
 
 from .._core.command_reader import CommandReader
-from .._core.results import NONSENSE, RedisPysCallbacks, cannot_be, checked_page
+from .._core.results import NONSENSE, RedisPysCallbacks, checked_page, unreadable
 from .modules import ModuleCommands
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Dialect:
                 raise
         else:
             return await result if inspect.isawaitable(result) else result  # noqa: ASYNC910 (as above)
-        raise cannot_be(full_name, asker.whereabouts(command))
+        raise unreadable(full_name, asker.whereabouts(command))
 
     def is_redis_pys(self, name: object, protocol: int = 3) -> bool:
         """Whether nothing of a user's makes the results of this command, as it was given."""
@@ -99,7 +99,7 @@ class Dialect:
         except NONSENSE:
             if not self.is_redis_pys(name):
                 raise
-        raise cannot_be(name, where)
+        raise unreadable(name, where)
 
 
 class Script(AsyncScript):
