@@ -81,6 +81,7 @@ def test_a_restart() -> None:
         "trio_sentinel_scan.scan.new_server": str(new),
     }
     assert len(restart_attributes(Restart(1, "MASTER_CHANGE", 0.5, None))) == 2
+    assert restart_attributes(Restart(1, "gone", 0.5, None, node="c" * 40))["trio_sentinel_scan.scan.node"] == "c" * 40
 
 
 def test_a_scan() -> None:

@@ -119,6 +119,61 @@ async def test_a_clusters_command_tells_the_node_that_it_goes_to(told: Told, net
     assert all(value == 0 for _, value in told.points("db.client.connection.count"))
 
 
+async def test_the_scan_of_a_cluster_is_one_span(told: Told, network: Network) -> None:
+    """However many nodes it is of: with its restarts and whose they were; the lanes' connections are counted."""
+    cluster = FakeCluster(network)
+    for number in range(300):
+        cluster.of(b"key:%d" % number).program.put(0, b"key:%d" % number, Value(b"value"))
+    cluster.hosts[0].tap("SCAN", skip=1, before=cluster.hosts[0].restart)
+    async with ClusterClient(cluster.addresses) as client:
+        connections = sum(value for _, value in told.points("db.client.connection.count"))
+        async with client.open_scan(count=10) as pages:
+            await pages.receive()
+            assert sum(value for _, value in told.points("db.client.connection.count")) > connections
+            async for _ in pages:
+                pass
+    span = told.span("SCAN")
+    assert span.attributes is not None
+    assert span.attributes["trio_sentinel_scan.scan.complete"] is True
+    assert span.attributes["db.response.returned_rows"] == pages.summary.keys
+    assert len(span.events) == len(pages.summary.restarts) >= 1
+    for event, restart in zip(span.events, pages.summary.restarts, strict=True):
+        assert event.attributes is not None
+        assert event.attributes["trio_sentinel_scan.scan.node"] == restart.node
+    [(_, restarts)] = told.points("trio_sentinel_scan.scan.restarts")
+    assert restarts == len(pages.summary.restarts)
+    assert all(value == 0 for _, value in told.points("db.client.connection.count"))
+
+
+async def test_the_scan_of_a_cluster_that_fails(told: Told, network: Network) -> None:
+    cluster = FakeCluster(network)
+    for number in range(300):
+        cluster.of(b"key:%d" % number).program.put(0, b"key:%d" % number, Value(b"value"))
+    cluster.hosts[0].tap("SCAN", skip=1, before=cluster.hosts[0].restart)
+    async with ClusterClient(cluster.addresses) as client, client.open_scan(count=10, on_failover="raise") as pages:
+        with pytest.raises(ScanInterrupted):
+            async for _ in pages:
+                pass
+    span = told.span("SCAN")
+    assert span.attributes is not None
+    assert span.attributes["trio_sentinel_scan.scan.complete"] is False
+    assert span.status.status_code is StatusCode.ERROR
+
+
+async def test_a_collection_in_a_cluster_tells_the_node_that_has_it(told: Told, network: Network) -> None:
+    cluster = FakeCluster(network)
+    key = next(b"%d" % n for n in range(100) if cluster.of(b"%d" % n) is cluster.hosts[2])
+    cluster.hosts[2].program.put(0, key, Value(b"", "hash", {b"field": b"value"}))
+    async with ClusterClient(cluster.addresses) as client, client.open_hscan(key) as pages:
+        async for _ in pages:
+            pass
+    attributes = told.span("HSCAN").attributes
+    assert attributes is not None
+    assert attributes["server.port"] == 7002
+    assert attributes["db.response.returned_rows"] == 1
+    assert all(value == 0 for _, value in told.points("db.client.connection.count"))
+
+
 # ---- commands ---------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,8 @@ def restart_attributes(restart: Restart) -> Attributes:
         found["trio_sentinel_scan.scan.old_server"] = str(restart.old_server)
     if restart.new_server is not None:
         found["trio_sentinel_scan.scan.new_server"] = str(restart.new_server)
+    if restart.node is not None:
+        found["trio_sentinel_scan.scan.node"] = restart.node
     return found
 
 

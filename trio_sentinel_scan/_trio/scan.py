@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .._core.topology_state import TopologyState
     from .._core.wire import Reply
     from .connection import Connection
-    from .telemetry import Telemetry
+    from .telemetry import ScanTelemetry, Telemetry
 
 __all__ = ["ScanPages", "ScanSource", "open_scan"]
 
@@ -122,7 +122,10 @@ class Scan:
         # What the log and OpenTelemetry have been told of.
         self._told_epoch = self.plan.epoch
         self._told_moves = 0
-        self._telemetry = None if source.telemetry is None else source.telemetry.scan(options.command)
+        self._telemetry = self._begin_telemetry(source, options.command)
+
+    def _begin_telemetry(self, source: ScanSource, command: str) -> ScanTelemetry | None:
+        return None if source.telemetry is None else source.telemetry.scan(command)
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 

@@ -108,9 +108,10 @@ class Telemetry:
         self._connections.add(1, said)
         return lambda: self._connections.add(-1, said)
 
-    def scan(self, command: str) -> ScanTelemetry:
-        """A scan begins, by SCAN, HSCAN, SSCAN or ZSCAN."""
-        said: core.Attributes = {"db.operation.name": command, **core.server_attributes(self._where(), self._db)}
+    def scan(self, command: str, address: Address | None = None) -> ScanTelemetry:
+        """A scan begins, by SCAN, HSCAN, SSCAN or ZSCAN, at `address` if that is not where operations go."""
+        where = self._where() if address is None else address
+        said: core.Attributes = {"db.operation.name": command, **core.server_attributes(where, self._db)}
         return ScanTelemetry(self._start(command, said), lambda: self._restarts.add(1, said))
 
     def put(self, events: Iterable[TopologyEvent]) -> None:

@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from .._core.scan_options import ScanOptions
     from .._core.seen_keys import SeenKeys
     from .cluster_monitor import ClusterMonitor
+    from .cluster_router import ClusterRouter
     from .connection import Connection
     from .scan import ScanSource
+    from .telemetry import Telemetry
 
 __all__ = ["ClusterScan", "ClusterScans", "open_cluster_scan"]
 
@@ -61,10 +63,16 @@ class _LaneSource(NodeSource):
     wants_master = True
 
     def __init__(
-        self, settings: ClientSettings, monitor: ClusterMonitor, step: steps.Begin, look: Callable[[], None]
+        self,
+        settings: ClientSettings,
+        monitor: ClusterMonitor,
+        telemetry: Telemetry | None,
+        step: steps.Begin,
+        look: Callable[[], None],
     ) -> None:
         # Which slot a key is in is told by its bytes.
         super().__init__(replace(settings, decode_responses=False), monitor, step.address)
+        self.observe(telemetry)
         self.target = Target(step.address, step.config_epoch, is_replica=step.is_replica)
         self._node_id = step.lane.node_id
         self._look = look
@@ -111,6 +119,9 @@ class LaneScan(Scan):
         assert isinstance(self.plan, LanePlan)
         self.lane_plan: LanePlan = self.plan
 
+    def _begin_telemetry(self, source: ScanSource, command: str) -> None:
+        """The scan of the whole cluster is one span."""
+
     def leave(self, reason: str) -> None:
         """Its node is not the one to sweep any more."""
         self.lane_plan.leave(reason, streams.current_time())
@@ -129,7 +140,13 @@ class LaneScan(Scan):
 class ClusterScan:
     """One scan under way: the plan, and what carries it out. To `ScanPages` it is a `Scan`."""
 
-    def __init__(self, options: ClusterScanOptions, settings: ClientSettings, monitor: ClusterMonitor) -> None:
+    def __init__(
+        self,
+        options: ClusterScanOptions,
+        settings: ClientSettings,
+        monitor: ClusterMonitor,
+        telemetry: Telemetry | None,
+    ) -> None:
         self.plan: ClusterPlan = ClusterPlan(
             options, failover_timeout=settings.failover_timeout, now=streams.current_time()
         )
@@ -141,6 +158,11 @@ class ClusterScan:
         self._woken = anyio.Event()
         # Nobody is left to scan for.
         self._is_deserted = False
+        # What the log and OpenTelemetry have been told of: so many restarts.
+        self._told_restarts = 0
+        # For the lanes' connections; and for this scan itself.
+        self._clients_telemetry = telemetry
+        self._telemetry = None if telemetry is None else telemetry.scan("SCAN")
 
     # ---- the consumer's side: synchronous -----------------------------------------------------------------------
 
@@ -174,6 +196,7 @@ class ClusterScan:
         """The block was left; the account is closed."""
         now = streams.current_time()
         self.plan.closed(now)
+        self._tell_restarts()
         summary = self.plan.summary(now)
         logger.debug(
             "the scan of the cluster %s after %d keys in %.3f s, epoch %d%s",
@@ -183,6 +206,16 @@ class ClusterScan:
             summary.epoch,
             "" if self.plan.error is None else f" ({type(self.plan.error).__name__})",
         )
+        if self._telemetry is not None:
+            self._telemetry.ended(summary, self.plan.error)
+
+    def _tell_restarts(self) -> None:
+        restarts = self.plan.summary(streams.current_time()).restarts
+        for restart in restarts[self._told_restarts :]:
+            logger.info("%s of node %s: swept again, epoch %d", restart.reason, restart.node, restart.epoch)
+            if self._telemetry is not None:
+                self._telemetry.restarted(restart)
+        self._told_restarts = len(restarts)
 
     def _wake(self) -> None:
         self._woken.set()
@@ -228,6 +261,7 @@ class ClusterScan:
             case steps.TakeSurvey():
                 survey = await self._monitor.survey()
                 self.plan.surveyed(survey, self._monitor.map, streams.current_time())
+                self._tell_restarts()
                 self._wake_if_over()
             case steps.Begin():
                 self._begin(step)
@@ -247,7 +281,8 @@ class ClusterScan:
         lane = step.lane
         logger.debug("lane %d of the scan: %d slots at %s", lane.number, lane.slots.bit_count(), step.address)
         options = lane_options(self.plan.options.scan, lane, step.resume)
-        scan = LaneScan(options, _LaneSource(self._settings, self._monitor, step, self.look))
+        source = _LaneSource(self._settings, self._monitor, self._clients_telemetry, step, self.look)
+        scan = LaneScan(options, source)
         self._lanes[lane.number] = scan
         self.plan.began(lane.number, scan.lane_plan)
 
@@ -256,10 +291,8 @@ class ClusterScan:
         await scan.produce(send_stream)
         del self._lanes[number]
         if scan.lane_plan.is_over:
-            before = self.plan.summary(streams.current_time()).restarts
             self.plan.lane_over(number, streams.current_time())
-            for restart in self.plan.summary(streams.current_time()).restarts[len(before) :]:
-                logger.info("%s of node %s: swept again, epoch %d", restart.reason, restart.node, restart.epoch)
+            self._tell_restarts()
         else:
             self._is_deserted = True
         self._wake_if_over()
@@ -271,12 +304,13 @@ async def open_cluster_scan(
     options: ClusterScanOptions,
     settings: ClientSettings,
     monitor: ClusterMonitor,
+    telemetry: Telemetry | None,
 ) -> AsyncGenerator[ScanPages[Any]]:
     """Run a scan of a cluster for as long as the block lasts."""
     with lent_to_a_scan(options.scan.dedupe):
         async with open_service_task_group() as task_group:
             # (In here: what is made before a wait is not closed if that is cancelled.)
-            scan = ClusterScan(options, settings, monitor)
+            scan = ClusterScan(options, settings, monitor, telemetry)
             send_stream, receive_stream = streams.open_memory_stream[ScanPage[Any]](options.scan.prefetch)
             # It has all of a scan that pages use.
             pages: ScanPages[Any] = ScanPages(cast("Scan", scan), receive_stream)
@@ -295,6 +329,7 @@ class ClusterScans:
 
     _settings: ClientSettings
     _monitor: ClusterMonitor
+    _router: ClusterRouter
 
     def _check_open(self) -> None:
         raise NotImplementedError
@@ -393,4 +428,4 @@ class ClusterScans:
             fallback=fallback,
             allow_uncovered=allow_uncovered,
         )
-        return self._at_home(open_cluster_scan(options, self._settings, self._monitor))
+        return self._at_home(open_cluster_scan(options, self._settings, self._monitor, self._router.telemetry))

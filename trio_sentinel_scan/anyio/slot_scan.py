@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from .._core.config import ClientSettings
     from .._core.scan_options import ScanOptions
     from .cluster_monitor import ClusterMonitor
+    from .cluster_router import ClusterRouter
+    from .scan import ScanSource
+    from .telemetry import ScanTelemetry
 
 __all__ = ["ClusterCollectionScans", "SlotOwner"]
 
@@ -101,6 +104,10 @@ class SlotScan(Scan):
         super().__init__(options, source, SlotCollectionPlan)
         self._owner = source
 
+    def _begin_telemetry(self, source: ScanSource, command: str) -> ScanTelemetry | None:
+        assert isinstance(source, SlotOwner)
+        return None if source.telemetry is None else source.telemetry.scan(command, source.target.address)
+
     async def _outcome_of(self, step: steps.Step) -> steps.Outcome:
         if isinstance(step, steps.Locate):
             target = await self._owner.located()
@@ -134,6 +141,7 @@ class ClusterCollectionScans(CollectionScans):
     """`open_hscan`, `open_sscan`, `open_zscan` of a client of a cluster."""
 
     _monitor: ClusterMonitor
+    _router: ClusterRouter
 
     def _open(
         self,
@@ -152,4 +160,5 @@ class ClusterCollectionScans(CollectionScans):
         assert checked.collection is not None
         slot = slot_of(checked.collection.key)
         source = SlotOwner(self._settings, self._monitor, slot, asks_masters=asks_masters)
+        source.observe(self._router.telemetry)
         return self._at_home(open_scan(checked, source, lambda: SlotScan(checked, source)))

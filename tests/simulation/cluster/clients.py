@@ -150,6 +150,7 @@ class ScanUnderTest:
     def _take(self, page: ScanPage[Any], handed_out: Counter[bytes]) -> None:
         account = self._account
         self.pages += 1
+        self._cluster.truth.has_begun = True
         account.trace(f"{trio.current_time():.4f} page of {len(page.keys)}, epoch {page.epoch}, {page.position}")
         if not page.keys:
             account.breaks("empty page", "a page without keys was handed out")

@@ -283,7 +283,9 @@ class SimulatedCluster:
     def hand_over_slots(self, slots: int, source: Node, target: Node) -> bool:
         """The end of an atomic migration: slots and keys are the target's, all at once."""
         slots &= source.slots
-        if not slots or not (self.can_write(source) and self.can_write(target)) or not target.peers.get(source.node_id):
+        # Neither gives to, nor takes from, whom it has not met.
+        met = source.node_id in target.peers and target.node_id in source.peers
+        if not slots or not met or not (self.can_write(source) and self.can_write(target)):
             return False
         if any(slots >> slot & 1 for node in (source, target) for slot in (*node.migrating, *node.importing)):
             return False

@@ -293,6 +293,7 @@ class Scripts:
             other.assign(1 << number, None)
         for other in cluster.bus.nodes:
             other.is_ok = other.sees_all
+        cluster.truth.look(1 << number)
         self.limits.add("uncovered")
         if not seconds:
             return

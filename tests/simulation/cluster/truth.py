@@ -25,6 +25,8 @@ class Truth:
         self.ghosts: dict[int, set[bytes]] = {}
         # If it is about what one node has, and its master, if it has one.
         self.only: Node | None = None
+        # Whether a scan's first page has come: then it has found out which slots the one node has.
+        self.has_begun = False
         # Of those that did not stay, why.
         self.lost: Counter[str] = Counter()
         # What is being done just now.
@@ -41,6 +43,7 @@ class Truth:
     def begin_anew(self, only: Node | None) -> None:
         """A scan begins: of what is there now; at one node alone, or anywhere."""
         self.only = only
+        self.has_begun = False
         for slot in self._cluster.hot:
             places = self._cluster.places(slot, of_one=True)
             self.stayed[slot] = {key for place in places or () for key in place if slot_of(key) == slot}
@@ -51,15 +54,16 @@ class Truth:
         for slot, keys in self.stayed.items():
             if slots >> slot & 1:
                 places = self._cluster.places(slot, of_one=True)
-                if places is None:
+                if places is None and (self.only is None or self.has_begun):
                     # Nobody has it: it is away with all its keys, and they may come back.
                     continue
-                gone = {key for key in keys if not any(key in place for place in places)}
+                # (Of one node, a scan is of the slots that it had when the masters were first asked.)
+                gone = {key for key in keys if not any(key in place for place in places or ())}
                 if gone:
                     keys.difference_update(gone)
                     self.lost[self.cause] += len(gone)
                 if ghosts := self.ghosts.get(slot):
-                    ghosts -= {key for key in ghosts if any(key in place for place in places)}
+                    ghosts -= {key for key in ghosts if any(key in place for place in places or ())}
 
     @property
     def keys(self) -> set[bytes]:
