@@ -48,6 +48,8 @@ class Node:
     number: int
     slots: SlotSet = NO_SLOTS
     epoch: int = 0
+    # The config epoch that others know of it, if it is a later one: then this is an older image of it.
+    known_epoch: int | None = None
     master: Node | None = None
     keys: set[bytes] = field(default_factory=set[bytes])
     migrating: dict[int, str] = field(default_factory=dict[int, str])
@@ -191,8 +193,14 @@ class Cluster:
 
     def lines(self) -> dict[str, NodeLine]:
         found = {node.node_id: node.line() for node in self.nodes}
-        # One that is cut off was replaced: whatever it says, the others think that it has nothing.
-        return {name: replace(line, slots=0) if self.node(name).cut_off_with else line for name, line in found.items()}
+        for name, line in found.items():
+            node = self.node(name)
+            if node.cut_off_with:
+                # It was replaced: whatever it says, the others think that it has nothing.
+                found[name] = replace(line, slots=0)
+            elif node.known_epoch is not None:
+                found[name] = replace(line, config_epoch=node.known_epoch)
+        return found
 
     def account(self, node: Node) -> NodeAccount:
         lines = self.lines()

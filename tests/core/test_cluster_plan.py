@@ -23,7 +23,7 @@ from trio_sentinel_scan._core import lane_judgement, scan_steps
 from trio_sentinel_scan._core.cluster_map import ClusterMap
 from trio_sentinel_scan._core.cluster_standing import Standing
 from trio_sentinel_scan._core.cursor import CursorFormat
-from trio_sentinel_scan._core.scan_states import State
+from trio_sentinel_scan._core.scan_states import FINAL, State
 from trio_sentinel_scan._core.slots import ALL_SLOTS, set_of
 
 FORMS = pytest.mark.parametrize("form", [CursorFormat.SLOTS, CursorFormat.REVERSED], ids=["slots", "reversed"])
@@ -274,6 +274,36 @@ def test_it_is_taken_back_while_the_target_is_swept(monkeypatch: pytest.MonkeyPa
         assert len(driver.check_complete().restarts) == 1
     else:
         assert driver.missed
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["with", "without"])
+@pytest.mark.parametrize("while_swept", [False, True], ids=["before", "while"])
+def test_an_older_image_of_a_target(monkeypatch: pytest.MonkeyPatch, *, while_swept: bool, guarded: bool) -> None:
+    """A machine that was started from a snapshot answers for it, for a while: most masters know a later epoch of it."""
+    if not guarded:
+        monkeypatch.setattr(Standing, "is_outdated", lambda *_: False)
+    cluster = Cluster(keys=30)
+    one = cluster.nodes[0]
+    cluster.begin_move(16_383, one)
+    cluster.move_keys(16_383, one, 20)
+    driver = ClusterDriver(cluster, max_nodes_at_once=1, segments=1)
+    at_lane(driver, 3)
+    if while_swept:
+        driver.steps_until(lambda: len(driver.began) == 4)
+    moved = one.keys & keys_of(16_383, 30)
+    one.keys -= moved
+    one.known_epoch = one.epoch + 9
+    surveys = driver.surveys
+    driver.steps_until(lambda: driver.surveys > surveys + 3 or driver.plan.state in FINAL)
+    one.keys |= moved
+    one.epoch, one.known_epoch = one.known_epoch, None
+    cluster.restart(one)
+    driver.run()
+    if guarded:
+        summary = driver.check_complete()
+        assert len(summary.restarts) == while_swept
+    else:
+        assert driver.missed == moved
 
 
 @pytest.mark.parametrize("what", ["restarted", "killed", "replaced"])

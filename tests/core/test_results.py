@@ -11,7 +11,7 @@ import pytest
 from trio_sentinel_scan._core.commands import Command
 from trio_sentinel_scan._core.errors import ProtocolError
 from trio_sentinel_scan._core.identity import Address
-from trio_sentinel_scan._core.results import NONSENSE, At, RedisPysCallbacks, cannot_be, checked_page
+from trio_sentinel_scan._core.results import NONSENSE, At, RedisPysCallbacks, checked_page, unreadable
 
 
 def scores(reply: Any, **options: Any) -> list[Any]:
@@ -81,7 +81,7 @@ def test_callbacks_that_are_added() -> None:
 
 def test_the_error_names_the_command_and_the_server() -> None:
     where = At(Address("10.0.0.1", 6379)).whereabouts(Command("HGETALL", ("HGETALL", "Qzkeyzq")))
-    error = cannot_be("HGETALL", where)
+    error = unreadable("HGETALL", where)
     assert isinstance(error, ProtocolError)
     assert str(error).startswith("10.0.0.1:6379 answered HGETALL with what redis-py's callback for it cannot read")
     assert "Qzkeyzq" not in "".join(traceback.format_exception(error))

@@ -152,6 +152,11 @@ def majority(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(lane_judgement, "_owned_by_others", no_slots)
 
 
+def images_of_targets(patch: pytest.MonkeyPatch) -> None:
+    """A node that slots are on their way to is taken for itself, whatever the others know of it."""
+    patch.setattr(Standing, "is_outdated", never)
+
+
 def epochs_of_words(patch: pytest.MonkeyPatch) -> None:
     """What the others say of a node counts, though they know of a later config epoch of it than it does itself."""
 
@@ -194,6 +199,13 @@ GUARDS: Mapping[str, Guard] = {
     ),
     "epochs of words": Guard(
         epochs_of_words, ("snapshot",), {**SLOWLY, "spread": 0.01, "wait": 3.0}, faults=2, triggers=("time",)
+    ),
+    "images of targets": Guard(
+        images_of_targets,
+        ("snapshot", "halfdone"),
+        {**SLOWLY, "spread": 0.01, "wait": 3.0},
+        faults=2,
+        triggers=("scan",),
     ),
     "slots of keys": Guard(slots_of_keys, ("cancelled", "drop"), kinds=frozenset({"ghost", "lost", "twice"})),
 }

@@ -114,6 +114,20 @@ class Standing:
         account = self.masters.get(node_id)
         return None if account is None else account.myself.config_epoch
 
+    def is_outdated(self, node_id: str) -> bool:
+        """Whether too many masters know of a later config epoch of the node than it does itself.
+
+        Then what answers in its name is not what the cluster knows by it: a machine that was started from an older
+        image of it, say. Such a one is nobody's owner either.
+        """
+        account = self.masters.get(node_id)
+        if account is None or not self._asks_others:
+            return False
+        epoch = account.myself.config_epoch
+        lines = [one.lines.get(node_id) for name, one in self.masters.items() if name in self.voters]
+        later = sum(line is not None and line.config_epoch > epoch for line in lines)
+        return len(self.voters) - later < self.needed
+
     def stirred_since(self, words: Mapping[int, Word], slots: SlotSet) -> SlotSet:
         """Those of these slots that have set out, or come to rest, since `words` was all that was said of them.
 

@@ -106,7 +106,9 @@ def judge_covering(
             found.undecided |= 1 << slot
             found.reason = "no majority of the masters names an owner of slots that are on their way"
     changed = slots & ~found.good & ~found.undecided
-    found.sweep_again(changed, "the slots have come to rest, or are on another way, meanwhile")
+    found.sweep_again(
+        changed, "the slots have come to rest, or are on another way, or their target was not itself, meanwhile"
+    )
     return found
 
 

@@ -88,6 +88,7 @@ class AllScripts(Scripts):
         """Clients that connect to a node come to its machine as it was a while ago. No other node hears of that one.
 
         The node has drawn a later config epoch since, and most masters know that: else nobody could tell the two apart.
+        (So there is one such machine at a time: two of three masters would be right about each other.)
         """
         cluster = self._cluster
         masters = [one for one in cluster.masters if cluster.can_write(one) and cluster.slots_of_keys(one)]
@@ -108,7 +109,8 @@ class AllScripts(Scripts):
         hosts = cluster.network.hosts
         host = cluster.bus.hosts.get(now.node_id)
         is_in_its_place = hosts.get(old.address) is host
-        if host is None or not is_in_its_place or (know - 1) * 2 < len(said):
+        is_alone = all(one is cluster.bus.hosts.get(one.program.node_id) for one in hosts.values() if one.up)
+        if host is None or not is_in_its_place or not is_alone or (know - 1) * 2 < len(said):
             return
         self.may_lose_writes = True
         self.limits.add("snapshot")
