@@ -34,13 +34,27 @@ if TYPE_CHECKING:
     from .lane_plan import LanePlan
     from .summary import ScanSummary
 
-__all__ = ["NOBODY", "NOT_THERE", "NO_REPLICA", "UNASKED", "UNNAMED", "ClusterLanes", "Half", "Round", "Sweep", "note"]
+__all__ = [
+    "NOBODY",
+    "NOT_THERE",
+    "NO_REPLICA",
+    "NO_TARGET",
+    "OUTDATED",
+    "UNASKED",
+    "UNNAMED",
+    "ClusterLanes",
+    "Half",
+    "Round",
+    "Sweep",
+    "note",
+]
 
 # What slots wait for.
 NOBODY: Final = "no node has them"
 UNNAMED: Final = "no majority of the masters names an owner"
 UNASKED: Final = "the master that has them could not be asked"
-NO_TARGET: Final = "they are on their way to a node that is not there as a master, or not as the one that others know"
+NO_TARGET: Final = "they are on their way to a node that is not there as a master"
+OUTDATED: Final = "they are on their way to a node of which others know a later config epoch than it does itself"
 NOT_THERE: Final = "the node is not there"
 NO_REPLICA: Final = "there is no replica to scan"
 
@@ -73,8 +87,8 @@ class Sweep:
     plan: LanePlan | None = None
     # Where its node was when it began; None for one that never does.
     address: Address | None = None
-    # Those of its slots that were seen to set out, or to come to rest, since it began; they may have done both. Or
-    # whose target was seen to be another one than the cluster knows by its name.
+    # Those of its slots that were seen to set out, or to come to rest, since it began; they may have done both. All of
+    # them, if an older image was seen to answer for the node.
     stirred: SlotSet = NO_SLOTS
     undecided_since: float | None = None
     # What of a checkpoint it goes on from; None for a lane from the start of its slots.
@@ -92,8 +106,8 @@ class Sweep:
         """All masters were asked while it was under way."""
         words = {slot: half.word for slot, half in self.halves.items()} if self.lane.covers else self.before.words
         self.stirred |= standing.stirred_since(words, self.slots)
-        if self.lane.covers and standing.is_outdated(self.lane.node_id):
-            # (Of an owner, nobody calls it one then.)
+        if standing.is_outdated(self.lane.node_id if self.lane.covers else self.lane.owner_id):
+            # Who answers in its name now may have answered the lane as well.
             self.stirred |= self.slots
 
 
@@ -282,8 +296,10 @@ class ClusterLanes:
                 if not self._is_swept_at(target, slot, half):
                     note(at, (target, half.word.owner), 1 << slot)
         for (target, owner_id), slots in at.items():
-            if target not in masters or this.standing.is_outdated(target):
+            if target not in masters:
                 note(this.waits, NO_TARGET, slots)
+            elif this.standing.is_outdated(target):
+                note(this.waits, OUTDATED, slots)
             elif target in self._unreachable:
                 self._fail(self._unreachable[target], this.now)
             elif owner_id in masters and self._has_room_at(target):

@@ -22,7 +22,19 @@ from .cluster_failures import (
     not_certified,
     not_covered,
 )
-from .cluster_lanes import NO_REPLICA, NOBODY, NOT_THERE, UNASKED, UNNAMED, Half, Round, Sweep, note
+from .cluster_lanes import (
+    NO_REPLICA,
+    NO_TARGET,
+    NOBODY,
+    NOT_THERE,
+    OUTDATED,
+    UNASKED,
+    UNNAMED,
+    Half,
+    Round,
+    Sweep,
+    note,
+)
 from .cluster_marks import ClusterMarks, fate_of
 from .cluster_standing import Standing
 from .errors import ScanError, ScanInterrupted, SentinelScanError, ServerUnavailable
@@ -355,8 +367,8 @@ class ClusterPlan(ClusterMarks):
                     reason,
                     self._failover_timeout,
                     summary,
-                    # (Whom nobody can ask has no word of its own either.)
-                    by_majority=by_majority and reason != UNASKED,
+                    # (Whom nobody can ask has no word of its own either; and of an older image it is not to be taken.)
+                    by_majority=by_majority and reason not in {UNASKED, NO_TARGET, OUTDATED},
                     silence=standing.silence,
                 )
             self._fail(error, now)

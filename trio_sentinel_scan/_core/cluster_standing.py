@@ -89,6 +89,7 @@ class Standing:
         owned = self._by_majority() if by_majority else self._by_epoch()
         # Who has which slots.
         self.owned: dict[str, SlotSet] = {node_id: slots for node_id, slots in owned.items() if slots}
+        self._outdated = {node_id for node_id in self.masters if by_majority and self._is_contradicted(node_id)}
         # For each slot that anybody has flagged.
         self.words: dict[int, Word] = self._read_words()
         self.flagged: SlotSet = NO_SLOTS
@@ -115,18 +116,13 @@ class Standing:
         return None if account is None else account.myself.config_epoch
 
     def is_outdated(self, node_id: str) -> bool:
-        """Whether too many masters know of a later config epoch of the node than it does itself.
+        """Whether no majority of the masters bears out that what a node says of itself is its latest word.
 
-        Then what answers in its name is not what the cluster knows by it: a machine that was started from an older
-        image of it, say. Such a one is nobody's owner either.
+        Those who give it slots at a later config epoch than its own contradict it: what answers in its name is, say, a
+        machine that was started from an older image of it. (Of a node without slots an epoch says nothing: of a replica
+        all others keep its master's, also when it has been reset and has none itself.)
         """
-        account = self.masters.get(node_id)
-        if account is None or not self._asks_others:
-            return False
-        epoch = account.myself.config_epoch
-        lines = [one.lines.get(node_id) for name, one in self.masters.items() if name in self.voters]
-        later = sum(line is not None and line.config_epoch > epoch for line in lines)
-        return len(self.voters) - later < self.needed
+        return node_id in self._outdated
 
     def stirred_since(self, words: Mapping[int, Word], slots: SlotSet) -> SlotSet:
         """Those of these slots that have set out, or come to rest, since `words` was all that was said of them.
@@ -156,6 +152,8 @@ class Standing:
             return ""
         if self.missing:
             return f"{len(self.missing)} of the masters could not be asked which slots are on their way to them"
+        if any(map(self.is_outdated, self.masters)):
+            return "of one of the masters others know a later config epoch than it does itself, and perhaps other flags"
         account = self.masters[node_id]
         seen = NO_SLOTS
         for line in account.lines.values():
@@ -165,6 +163,11 @@ class Standing:
         if account.state not in {"", "ok"} and seen == ALL_SLOTS:
             return f"the node says that the cluster's state is {account.state!r}"
         return ""
+
+    def _is_contradicted(self, node_id: str) -> bool:
+        epoch = self.masters[node_id].myself.config_epoch
+        lines = [account.lines.get(node_id) for name, account in self.masters.items() if name in self.voters]
+        return sum(line is None or not line.slots or line.config_epoch <= epoch for line in lines) < self.needed
 
     def _by_majority(self) -> dict[str, SlotSet]:
         owned: dict[str, SlotSet] = {}

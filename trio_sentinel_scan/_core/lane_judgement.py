@@ -84,7 +84,7 @@ def judge_owner(
         if word is not None and _word_is_alike(before.words.get(slot), word):
             found.half[slot] = word
     changed = on_their_way & ~set_of((slot, slot) for slot in found.half)
-    found.sweep_again(changed, "the slots began, or ceased, to be on their way meanwhile")
+    found.sweep_again(changed, "the slots began, or ceased, to be on their way meanwhile, or another image answered")
     found.good = slots & ~on_their_way
     return found
 
@@ -107,7 +107,7 @@ def judge_covering(
             found.reason = "no majority of the masters names an owner of slots that are on their way"
     changed = slots & ~found.good & ~found.undecided
     found.sweep_again(
-        changed, "the slots have come to rest, or are on another way, or their target was not itself, meanwhile"
+        changed, "the slots have come to rest, or are on another way, meanwhile, or another image of the node answered"
     )
     return found
 

@@ -154,8 +154,9 @@ class ClusterScan:
         self._woken = trio.Event()
         # Nobody is left to scan for.
         self._is_deserted = False
-        # What the log and OpenTelemetry have been told of: so many restarts.
+        # What the log and OpenTelemetry have been told of: so many restarts; the end.
         self._told_restarts = 0
+        self._is_told = False
         # For the lanes' connections; and for this scan itself.
         self._clients_telemetry = telemetry
         self._telemetry = None if telemetry is None else telemetry.scan("SCAN")
@@ -204,8 +205,12 @@ class ClusterScan:
         )
         if self._telemetry is not None:
             self._telemetry.ended(summary, self.plan.error)
+        self._is_told = True
 
     def _tell_restarts(self) -> None:
+        # (A lane may come to its end after the block was left, and the account is closed.)
+        if self._is_told:
+            return
         restarts = self.plan.summary(trio.current_time()).restarts
         for restart in restarts[self._told_restarts :]:
             logger.info("%s of node %s: swept again, epoch %d", restart.reason, restart.node, restart.epoch)

@@ -46,9 +46,11 @@ def release_port(port: int) -> None:
 
 def _draw(above: int) -> int:
     first, last = _ephemeral_range()
-    for candidates in (range(_LOWEST, first - above), range(last + 1, 65_536 - above)):
-        if len(candidates) >= _FEWEST_WORTH_DRAWING_FROM:
-            return secrets.choice(candidates)
+    # Both out of that range, or else the one that the server's own clients come to.
+    for beyond in (above, 0):
+        for candidates in (range(_LOWEST, first - beyond), range(last + 1, 65_536 - beyond)):
+            if len(candidates) >= _FEWEST_WORTH_DRAWING_FROM:
+                return secrets.choice(candidates)
     with socket.socket() as probe:  # The ephemeral range is nearly all there is: take what the kernel gives.
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -115,7 +115,12 @@ class Believer(ShardServer):
         return Header(me, self.current_epoch, None if me.master_id is None else self.peers.get(me.master_id))
 
     def bump(self) -> None:
-        """A new config epoch, without asking anybody; none if it has the latest already."""
+        """A new config epoch, without asking anybody; none if it has the latest already.
+
+        What it has given away it has lost by then: it would have that back by the epoch.
+        """
+        for heir, slots in tuple(self.given.items()):
+            self.assign(slots, heir if heir in self.peers else None)
         highest = max(self.current_epoch, *(peer.config_epoch for peer in self.peers.values()))
         if self.me.config_epoch == 0 or self.me.config_epoch != highest:
             self.current_epoch = highest + 1

@@ -200,6 +200,10 @@ class Deployment:
             elif self._majority_until.get(node.address) == math.inf:
                 self._majority_until[node.address] = trio.current_time()
         authorities = self.ledger.authorities
+        for node in self.nodes:
+            if self._majority_until.get(node.address) == math.inf and node.program not in authorities:
+                # Promoted by Sentinels before another was by hand, whom they named themselves until now.
+                authorities = [node.program, *authorities]
         for number, server in enumerate(authorities):
             if 2 * named.count(server.address) > len(named):
                 self.ledger.set_authorities(authorities[number:])
