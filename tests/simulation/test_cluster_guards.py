@@ -158,7 +158,11 @@ def images_of_targets(patch: pytest.MonkeyPatch) -> None:
 
 
 def epochs_of_words(patch: pytest.MonkeyPatch) -> None:
-    """What the others say of a node counts, though they know of a later config epoch of it than it does itself."""
+    """What the others say of a node counts, though they know of a later config epoch of it than it does itself.
+
+    (Two guards: each of them is enough for an owner's image.)
+    """
+    images_of_targets(patch)
 
     def said_of(standing: Standing, node_id: str) -> list[int]:
         lines = [account.lines.get(node_id) for name, account in standing.masters.items() if name in standing.voters]

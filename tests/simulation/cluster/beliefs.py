@@ -75,6 +75,8 @@ class Believer(ShardServer):
         self.given: dict[str, int] = {}
         # As CLUSTER INFO says it.
         self.is_ok = True
+        # Until then it is not, as a master: one that was restarted waits for others to say that they have its slots.
+        self.waits_until = 0.0
         # Called with the slots that it has lost to another node: their keys are to go.
         self.on_lost: Callable[[int], None] = lambda slots: None
         self._said: dict[str, Any] = {}

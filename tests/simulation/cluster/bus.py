@@ -174,7 +174,7 @@ class Bus:
                     witnesses = sum(self._misses(other, peer.node_id, now) for other in others)
                     if witnesses > len(voters) // 2:
                         node.believe(replace(peer, is_failed=True))
-        node.is_ok = has_majority and node.sees_all
+        node.is_ok = has_majority and node.sees_all and (not node.is_master or now >= node.waits_until)
         master_id = node.me.master_id
         if master_id is None:
             return

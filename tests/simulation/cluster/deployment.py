@@ -27,6 +27,8 @@ from .truth import Truth
 
 __all__ = ["FLAVOURS", "SimulatedCluster"]
 
+# Seconds for which a master that was restarted does not call the cluster's state "ok", in all versions.
+_WRITABLE_DELAY: Final = 2.0
 FLAVOURS: Final = {
     "redis6": Flavour("6.2.14", "", by_slot=False, knows_shards=False, keeps_flags=False),
     "redis7": Flavour("7.0.15", "", by_slot=False, knows_shards=True, keeps_flags=False),
@@ -185,7 +187,8 @@ class SimulatedCluster:
             node.data = {}
         host.start()
         host.resume()
-        node.is_ok = True
+        node.waits_until = trio.current_time() + _WRITABLE_DELAY
+        node.is_ok = not node.is_master
         if not node.is_master:
             node.link = "connect"
         if not keeps:

@@ -292,7 +292,7 @@ class Scripts:
         for other in cluster.bus.nodes:
             other.assign(1 << number, None)
         for other in cluster.bus.nodes:
-            other.is_ok = other.sees_all
+            other.is_ok = other.is_ok and other.sees_all
         cluster.truth.look(1 << number)
         self.limits.add("uncovered")
         if not seconds:
