@@ -622,6 +622,22 @@ def test_a_node_of_no_known_shard_is_taken_to_be_of_the_same() -> None:
     assert scene.answer("D") == [("SSUBSCRIBE", A1)]
 
 
+def test_nodes_that_were_one_shard_may_be_so_again() -> None:
+    """A master that hands over is one by itself for a moment, by the map, and the new one's replica by the next."""
+    scene = Scene().held(A1)
+    before = scene.map()
+    scene.truth.master = {"A": "D"}
+    scene.owned(a="D")
+    alone = Shard(next(shard.master for shard in before.shards if shard.master.address == scene.address("A")), 0)
+    shards = [Shard(shard.master, shard.slots) for shard in scene.map().shards]
+    for _ in range(2):
+        scene.plan.map_changed(ClusterMap((*shards, alone)))
+    scene.connect("D")
+    assert not scene.node("D").has_commands
+    assert scene.answer("A") == [("SUNSUBSCRIBE", A1), ("PING",)]
+    assert scene.answer("D") == [("SSUBSCRIBE", A1)]
+
+
 def test_nothing_is_let_go_before_the_new_owner_is_in_reach() -> None:
     scene = Scene().held(A1)
     fail_over(scene)

@@ -48,6 +48,8 @@ class ShardBooks:
         self._options = options
         self._failover_timeout = failover_timeout
         self._wanted: dict[bytes, WantedChannel] = {}
+        # Of each node of the map, or that something belongs to, those that were in one shard with it in any map so far.
+        self._were_one: dict[Address, set[Address]] = {}
         # Those that something belongs to, or that hold something, or may. The others' connections are to be closed.
         self._nodes: dict[Address, ShardNode] = {}
         # Invariant: the channels that are wanted and not held by their slot's owner alone.
@@ -154,13 +156,25 @@ class ShardBooks:
         # Each node's shards, by their masters. (After a redirection a node may be in two.)
         self._shards_of: dict[Address, set[Address]] = {}
         for shard in cluster.shards:
-            for node in (shard.master, *shard.replicas):
-                self._shards_of.setdefault(node.address, set()).add(shard.master.address)
+            members = {node.address for node in (shard.master, *shard.replicas)}
+            for address in members:
+                self._shards_of.setdefault(address, set()).add(shard.master.address)
+                self._were_one.setdefault(address, set()).update(members)
+        self._were_one = {
+            address: kin
+            for address, kin in self._were_one.items()
+            if address in self._shards_of or address in self._nodes
+        }
 
     def _may_repeat(self, node: ShardNode, owner: ShardNode) -> bool:
-        """Whether both may pass on the same message: unless they are known to be in different shards."""
+        """Whether both may pass on the same message: unless they are, and were, known to be in different shards.
+
+        While a master hands over to its replica, maps show it for a moment as one by itself, and then as a replica.
+        """
         shards = self._shards_of.get(node.address)
-        return shards is None or not shards.isdisjoint(self._shards_of.get(owner.address, shards))
+        if shards is None or owner.address in self._were_one[node.address]:
+            return True
+        return not shards.isdisjoint(self._shards_of.get(owner.address, shards))
 
     def _unwant(self, name: bytes) -> None:
         want = self._wanted.pop(name)
