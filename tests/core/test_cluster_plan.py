@@ -391,7 +391,28 @@ def test_an_older_image_that_stays() -> None:
     driver.run()
     assert isinstance(driver.plan.error, ScanNotCertified)
     assert "a later config epoch" in str(driver.plan.error)
+    assert 'certify="role"' not in str(driver.plan.error)
     assert driver.missed == moved
+
+
+def test_no_lane_begins_at_an_older_image(*, guarded: bool) -> None:
+    """The target's turn comes after other nodes', and by then an image answers for it."""
+    cluster = Cluster(keys=30)
+    two = cluster.nodes[1]
+    cluster.begin_move(0, two)
+    cluster.move_keys(0, two, 20)
+    moved = two.keys & keys_of(0, 30)
+    driver = ClusterDriver(cluster, max_nodes_at_once=1, segments=1)
+    at_lane(driver, 3)
+    image = Image(cluster, two, moved)
+    surveys_with_image(driver)
+    assert any(step.lane.covers for step in driver.began) is not guarded
+    image.is_gone()
+    driver.run()
+    if guarded:
+        assert driver.check_complete().restarts == ()
+    else:
+        assert driver.missed == moved
 
 
 def test_a_target_that_was_a_replica() -> None:

@@ -132,10 +132,10 @@ class Account(Generic[KeyT]):
 
         (And the summary says so, and agrees with what was handed out.)
         """
+        assert summary.complete
+        assert summary.epoch == epoch, summary.restarts
         missing = set(stayed) - set(self.keys(epoch))
         assert not missing, f"{len(missing)} of {len(stayed)} keys were lost"
-        assert summary.complete
-        assert summary.epoch == epoch
         self.check_summary(summary)
         assert summary.position == 1.0
         certificate = summary.certificate

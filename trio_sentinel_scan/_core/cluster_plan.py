@@ -226,7 +226,8 @@ class ClusterPlan(ClusterMarks):
                     found.reason,
                     self._failover_timeout,
                     self.summary(now),
-                    by_majority=self.options.by_majority,
+                    # (What an image says is not to be taken.)
+                    by_majority=self.options.by_majority and not standing.has_outdated,
                     silence=standing.silence,
                 )
                 self._fail(error, now)

@@ -124,6 +124,11 @@ class Standing:
         """
         return node_id in self._outdated
 
+    @property
+    def has_outdated(self) -> bool:
+        """Whether any of the masters is."""
+        return any(map(self.is_outdated, self.masters))
+
     def stirred_since(self, words: Mapping[int, Word], slots: SlotSet) -> SlotSet:
         """Those of these slots that have set out, or come to rest, since `words` was all that was said of them.
 
@@ -152,7 +157,7 @@ class Standing:
             return ""
         if self.missing:
             return f"{len(self.missing)} of the masters could not be asked which slots are on their way to them"
-        if any(map(self.is_outdated, self.masters)):
+        if self.has_outdated:
             return "of one of the masters others know a later config epoch than it does itself, and perhaps other flags"
         account = self.masters[node_id]
         seen = NO_SLOTS
