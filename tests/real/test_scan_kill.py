@@ -21,7 +21,11 @@ KEYS = 2_000
 
 @pytest.mark.smoke
 async def test_between_pages(nursery: trio.Nursery, each_server_binary: ServerBinary) -> None:
-    """Nobody is told: the Sentinels notice by themselves. On every server that is at hand."""
+    """Nobody is told: the Sentinels notice by themselves. On every server that is at hand.
+
+    (So it is up to them how they go about it: an election may need a second epoch, and where a machine lets them starve
+    they may replace the new master as well. Each pass has one of their changes for its reason, and no more.)
+    """
     async with open_stage(nursery, keys=KEYS, replicas=2, binary=each_server_binary) as stage:
         before = await identity_of(stage.first)
         account: Account[bytes] = Account()
@@ -31,14 +35,20 @@ async def test_between_pages(nursery: trio.Nursery, each_server_binary: ServerBi
             assert old is stage.first
             await account.take_the_rest(pages)
         new = await stage.service.master()
-        account.check_complete(pages.summary, stage.keys, epoch=1)
-        account.check_master_change(pages.summary, before, await identity_of(new))
-        assert account.epochs == [0, 1]
+        switches, epoch = stage.switches(), pages.summary.epoch
+        assert 1 <= epoch <= switches
+        account.check_complete(pages.summary, stage.keys, epoch=epoch)
+        assert pages.summary.restarts[0].old_server == before
+        if switches == 1:
+            account.check_master_change(pages.summary, before, await identity_of(new))
+        assert account.epochs[0] == 0
+        assert account.epochs[-1] == epoch
         assert len(account.keys(0)) < KEYS
-        assert stage.switches() == 1
         certificate = pages.summary.certificate
         assert certificate is not None
-        assert (certificate.basis, certificate.role, certificate.config_epoch) == ("sentinels", "master", 1)
+        assert (certificate.basis, certificate.role) == ("sentinels", "master")
+        assert certificate.config_epoch is not None
+        assert certificate.config_epoch >= epoch
         assert certificate.sentinels_known == 3
         assert certificate.sentinels_agreeing >= 2
 
