@@ -116,7 +116,7 @@ class Standing:
         return None if account is None else account.myself.config_epoch
 
     def is_outdated(self, node_id: str) -> bool:
-        """Whether no majority of the masters bears out that what a node says of itself is its latest word.
+        """Whether some master contradicts what a node says of itself, and no majority bears it out.
 
         Those who give it slots at a later config epoch than its own contradict it: what answers in its name is, say, a
         machine that was started from an older image of it. (Of a node without slots an epoch says nothing: of a replica
@@ -172,7 +172,8 @@ class Standing:
     def _is_contradicted(self, node_id: str) -> bool:
         epoch = self.masters[node_id].myself.config_epoch
         lines = [account.lines.get(node_id) for name, account in self.masters.items() if name in self.voters]
-        return sum(line is None or not line.slots or line.config_epoch <= epoch for line in lines) < self.needed
+        contradicting = sum(line is not None and bool(line.slots) and line.config_epoch > epoch for line in lines)
+        return contradicting > 0 and len(lines) - contradicting < self.needed
 
     def _by_majority(self) -> dict[str, SlotSet]:
         owned: dict[str, SlotSet] = {}
