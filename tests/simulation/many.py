@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -69,7 +71,7 @@ def play_for(
             total.add(play_seeds(name, seeds))
             tell(total)
         return total
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_the_parent) as pool:
         running: set[Future[Tally]] = set()
         for name, seeds in batches():
             running.add(pool.submit(play_seeds, name, seeds))
@@ -81,3 +83,15 @@ def play_for(
         for future in running:
             total.add(future.result())
     return total
+
+
+def _end_with_the_parent() -> None:
+    """A process of a pool waits for more work for ever, also when nobody is left to send it any."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait_for_the_end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()

@@ -5,6 +5,7 @@ And every schedule that once broke a promise, with what it found.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,17 @@ def test_schedules_repeat_in_another_process() -> None:
     first = digests("1")
     assert first == digests("2")
     assert len(set(first)) == 12
+
+
+def test_a_run_that_is_ended_leaves_no_process() -> None:
+    """What it has started has its standard output open: the end of that is the end of them all."""
+    words = [sys.executable, "-m", "tests.simulation", "--processes", "2", "--minutes", "9", "--world", "cluster"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run_by_hand:
+        assert run_by_hand.stdout is not None
+        assert run_by_hand.stderr is not None
+        while run_by_hand.stderr.read(1) not in {b"\r", b""}:
+            pass
+        assert run_by_hand.poll() is None
+        run_by_hand.terminate()
+        assert run_by_hand.stdout.read() == b""
+    assert run_by_hand.returncode == -signal.SIGTERM

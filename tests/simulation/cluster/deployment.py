@@ -74,6 +74,8 @@ class SimulatedCluster:
         # the same one as before. And with which epoch which node has given which slot.
         self.back_at_once: set[bytes] = set()
         self._left_at: dict[tuple[int, str], int] = {}
+        # Slots in which the servers themselves may have lost what a client was told is done.
+        self.torn: set[int] = set()
         hosts = [self._make() for _ in range(masters)]
         for place, host in enumerate(hosts):
             node = host.program
@@ -175,6 +177,10 @@ class SimulatedCluster:
         if node.is_master:
             self.truth.look(slots)
             for key in [key for key in node.data.get(0, {}) if slots >> slot_of(key) & 1]:
+                owner = self.owner(slot_of(key))
+                if owner is None or key not in owner.data.get(0, {}):
+                    # (Who has the slot now, by a later config epoch, never had it.)
+                    self.torn.add(slot_of(key))
                 node.put(0, key, None)
                 self.bus.wrote(node, key, None)
 
@@ -286,9 +292,7 @@ class SimulatedCluster:
     def hand_over_slots(self, slots: int, source: Node, target: Node) -> bool:
         """The end of an atomic migration: slots and keys are the target's, all at once."""
         slots &= source.slots
-        # Neither gives to, nor takes from, whom it has not met.
-        met = source.node_id in target.peers and target.node_id in source.peers
-        if not slots or not met or not (self.can_write(source) and self.can_write(target)):
+        if not self.agree(slots, source, target) or not (self.can_write(source) and self.can_write(target)):
             return False
         if any(slots >> slot & 1 for node in (source, target) for slot in (*node.migrating, *node.importing)):
             return False
@@ -303,6 +307,11 @@ class SimulatedCluster:
         self.truth.look(slots)
         self.bus.announce(target)
         return True
+
+    def agree(self, slots: int, source: Node, target: Node) -> bool:
+        """Whether one gives these slots to the other: both know each other, and whose they are. (As Valkey 9 asks.)"""
+        giver = target.peers.get(source.node_id)
+        return bool(slots) and target.node_id in source.peers and giver is not None and not slots & ~giver.slots
 
     def copy_slots(self, slots: int, source: Node, target: Node) -> None:
         """The target has these slots' keys as the source has them."""

@@ -123,9 +123,19 @@ class Scripts:
         host.resume()
 
     def _planned(self, node: int) -> Script:
-        replicas = [one for one in self._cluster.bus.nodes if not one.is_master]
-        if not replicas or not self._cluster.bus.hand_over(replicas[node % len(replicas)]):
+        cluster = self._cluster
+        replicas = [one for one in cluster.bus.nodes if not one.is_master]
+        if not replicas:
             yield -1
+            return
+        replica = replicas[node % len(replicas)]
+        master = cluster.bus.hosts.get(replica.me.master_id or "")
+        if not cluster.bus.hand_over(replica):
+            yield -1
+            return
+        if master is not None and not cluster.flavour.keeps_flags:
+            # Its flags are gone: whoever comes by ASK is sent away, and what is at the target counts for nothing.
+            cluster.torn.update(master.program.migrating, master.program.importing)
 
     # ---- slots on their way ----------------------------------------------------------------------------------------
 
@@ -152,8 +162,8 @@ class Scripts:
         number, source, target = way
         yield from self._carry(*way, pace, 0.5)
         yield pause
+        self._cluster.torn.add(number)
         self._cluster.call_off(number, (source, target))
-        self.may_lose_writes = True
         self._cluster.busy.discard(number)
 
     def _returned(self, slot: int, to: int, pace: float, pause: float) -> Script:
@@ -177,7 +187,7 @@ class Scripts:
         if pace_back:
             self._cluster.moved_back.update(moved)
             # (What is written meanwhile, at the target, stays there.)
-            self.may_lose_writes = True
+            self._cluster.torn.add(number)
         for key in moved:
             self._cluster.move_key(key, target, source)
             if pace_back:
@@ -240,6 +250,9 @@ class Scripts:
             return
         wanted = hot[: max(1, round(len(hot) * share))]
         slots = sum(1 << slot for slot in wanted)
+        if not cluster.agree(slots, source, target):
+            yield -1
+            return
         cluster.busy.update(wanted)
         if seconds:
             target.hidden |= slots

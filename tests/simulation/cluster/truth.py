@@ -63,7 +63,9 @@ class Truth:
                     keys.difference_update(gone)
                     self.lost[self.cause] += len(gone)
                 if ghosts := self.ghosts.get(slot):
-                    ghosts -= {key for key in ghosts if any(key in place for place in places or ())}
+                    # (What a master has been given, its replicas will have.)
+                    anywhere = self._cluster.places(slot) or ()
+                    ghosts -= {key for key in ghosts if any(key in place for place in anywhere)}
 
     @property
     def keys(self) -> set[bytes]:
