@@ -9,7 +9,7 @@ from typing import Any, Final
 import trio
 from redis.exceptions import RedisError
 
-from tests.chaos.arenas import Arena, SentinelArena, until_true
+from tests.chaos.arenas import FAILOVER_TIMEOUT, Arena, SentinelArena, until_true
 from tests.chaos.report import Account
 from trio_sentinel_scan import (
     CommandOutcomeUnknown,
@@ -18,6 +18,7 @@ from trio_sentinel_scan import (
     MasterChange,
     Message,
     SentinelScanError,
+    ServerUnavailable,
     SubscriptionLost,
     TopologyEvent,
 )
@@ -62,16 +63,28 @@ class Listening:
         self.is_possible = not arena.is_cluster or arena.binary.version_info >= (7,)
         names = [f"radio:{number}" for number in range(6)] if self._sharded else ["radio"]
         self._channels = {name: Channel(name) for name in names}
+        # Why subscriptions were given up since the last check.
+        self._reasons: list[str] = []
 
     async def run(self) -> None:
         """Until cancelled."""
         if not self.is_possible:
             await trio.sleep_forever()
-        async with self._client.pubsub() as subscriber, trio.open_nursery() as nursery:
-            await (subscriber.ssubscribe if self._sharded else subscriber.subscribe)(*self._channels)
-            nursery.start_soon(self._receive, subscriber)
+        async with trio.open_nursery() as nursery:
             for channel in self._channels.values():
                 nursery.start_soon(self._publish, channel)
+            while True:
+                try:
+                    async with self._client.pubsub() as subscriber:
+                        await (subscriber.ssubscribe if self._sharded else subscriber.subscribe)(*self._channels)
+                        await self._receive(subscriber)
+                except ServerUnavailable as error:
+                    # As with what is sharded, but that the whole subscriber has come to its end.
+                    self._given_up(self._channels, error)
+                    await trio.sleep(0.1)
+                except Exception:  # noqa: BLE001 (whatever it is: a subscriber survives)
+                    self._account.found("a subscriber ended", traceback.format_exc())
+                    return
 
     async def _receive(self, subscriber: Any) -> None:
         while True:
@@ -79,15 +92,17 @@ class Listening:
                 self._take(await subscriber.receive())
             except SubscriptionLost as error:
                 # No node took it within `failover_timeout`. That is told, and so may be begun anew.
-                self._account.messages["subscriptions given up"] += 1
-                await self._begin_anew(subscriber, {name.decode() for name in error.shard_channels})
-            except Exception:  # noqa: BLE001 (whatever it is: a subscriber survives)
-                self._account.found("a subscriber ended", traceback.format_exc())
-                return
+                names = {name.decode() for name in error.shard_channels}
+                self._given_up(names, error)
+                await self._begin_anew(subscriber, names)
 
-    async def _begin_anew(self, subscriber: Any, names: Collection[str]) -> None:
+    def _given_up(self, names: Collection[str], why: Exception) -> None:
+        self._account.messages["subscriptions given up"] += 1
+        self._reasons.append(str(why))
         for name in names:
             self._channels[name].heard.append(None)
+
+    async def _begin_anew(self, subscriber: Any, names: Collection[str]) -> None:
         while True:
             try:
                 await subscriber.ssubscribe(*names)
@@ -128,14 +143,18 @@ class Listening:
                 channel.sent.append(this)
             await trio.sleep(_PAUSE)
 
-    async def check(self, *, hands_over: bool) -> None:
+    async def check(self, *, hands_over: bool, outage: float) -> None:
         """All is well again: each channel receives, and nothing was missing but at a gap.
 
-        `hands_over`: a master may have handed over to its replica since the last check.
+        `hands_over`: a master may have handed over to its replica since the last check; `outage`: for how many seconds
+        there may have been no server to subscribe to.
         """
         if not self.is_possible:
             await trio.lowlevel.checkpoint()
             return
+        reasons, self._reasons = self._reasons, []
+        if reasons and outage < FAILOVER_TIMEOUT:
+            self._account.found("a subscription was given up too soon", f"{outage:.1f} seconds, {reasons}")
         for channel in self._channels.values():
             since = channel.published
             if not await until_true(lambda channel=channel, since=since: channel.last > since, PATIENCE):

@@ -80,7 +80,8 @@ class Run:
         whole = time.monotonic()
         replaced = await self._arena.identities() != masters
         self._account.failovers += await self._arena.failovers() - failovers
-        await self._check(may_lose=main.loses or (replaced and not main.replaces), hands_over=main.replaces)
+        may_lose = main.loses or (replaced and not main.replaces)
+        await self._check(may_lose=may_lose, hands_over=main.replaces, outage=whole - began)
         if trio.current_time() < ends_at:
             # The next faults meet keys that these have not seen.
             await self._arena.grow(100)
@@ -98,7 +99,7 @@ class Run:
             self._account.faults[f"{fault.name} (in part)"] += 1
             self._say(f"  {fault.name}: {error}")
 
-    async def _check(self, *, may_lose: bool, hands_over: bool) -> None:
+    async def _check(self, *, may_lose: bool, hands_over: bool, outage: float) -> None:
         """All is well: every history so far, and one more scan."""
         lost = await self._arena.mend()
         self._account.lost_by_servers += len(lost)
@@ -106,7 +107,7 @@ class Run:
         try:
             await self._traffic.check(may_lose=may_lose)
             await self._watcher.check()
-            await self._listening.check(hands_over=hands_over)
+            await self._listening.check(hands_over=hands_over, outage=outage)
             await self._scanners.scan(self._dice.choice(list(KINDS)), must_complete=True)
         except Exception:  # noqa: BLE001 (whatever it is, there is no excuse for it any more)
             self._account.found("something failed while all was well", traceback.format_exc())

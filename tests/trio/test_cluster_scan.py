@@ -15,6 +15,7 @@ from tests.trio.fakes import (
     CancelAtStep,
     Error,
     FakeCluster,
+    Hold,
     Network,
     Reply,
     Value,
@@ -195,6 +196,34 @@ async def test_the_client_closes_first(network: Network, cluster: FakeCluster) -
         client._monitor.stop()
         with pytest.raises(ClientClosed):
             await pages.receive()
+    nothing_is_left(network)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+async def test_the_client_closes_while_nodes_are_asked(network: Network, cluster: FakeCluster, nodes: int) -> None:
+    """From another task, while what asks the masters is connecting: what comes of that is closed all the same."""
+    may_go_on, is_closing = trio.Event(), trio.Event()
+    client = ClusterClient(cluster.addresses)
+
+    async def scan() -> None:
+        with pytest.raises(ClientClosed):
+            await sweep(client)
+
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def own() -> None:
+            async with client:
+                for host in cluster.hosts[-nodes:]:
+                    host.tap("HELLO", instead=Hold(may_go_on))
+                nursery.start_soon(scan)
+                await settled()
+                is_closing.set()
+
+        await is_closing.wait()
+        await settled()
+        assert network.open_client_ends
+        may_go_on.set()
     nothing_is_left(network)
 
 

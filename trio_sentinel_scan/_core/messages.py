@@ -51,7 +51,8 @@ class Gap:
     ended: float
     # How many messages were dropped because the buffer was full; 0 for an interruption, where nobody knows.
     dropped: int = 0
-    # The sharded channels that were interrupted, as in `Message`; empty where it is about all that came from a server.
+    # The sharded channels that were interrupted, as in `Message`; empty where it is about all that came from a server,
+    # and where messages were dropped: those may have been any channel's.
     channels: tuple[Any, ...] = field(default=(), repr=False)
 
 

@@ -14,6 +14,7 @@ from .._core.cluster_views import ClusterViews, MapAnswer
 from .._core.config import mapped_address
 from .._core.errors import (
     AuthenticationFailed,
+    ClientClosed,
     ClusterNotFound,
     ConfigError,
     SentinelScanError,
@@ -72,6 +73,8 @@ class ClusterMonitor:
         self._address_map = address_map
         self._patience = min(PATIENCE, settings.response_timeout)
         self._lines: dict[Address, _Line] = {}
+        # Invariant: once True, nobody is asked, and no connection is kept.
+        self._closed = False
         # Set when the map is to be asked for at once; replaced when that begins.
         self._poke = trio.Event()
         # While a round of asking is under way.
@@ -99,6 +102,7 @@ class ClusterMonitor:
         self._surveying = trio.Lock()
         # (A round may have been cancelled.)
         self._asking = False
+        self._closed = False
         nursery.start_soon(self._refresh_on)
 
     async def first_map(self) -> None:
@@ -152,8 +156,9 @@ class ClusterMonitor:
     async def ask(self, address: Address, *commands: tuple[Argument, ...]) -> list[Reply]:
         """Ask one node something, over a connection that is kept for that; error replies are returned.
 
-        Raises ServerConnectionError, ResponseTimeout, ProtocolError, AuthenticationFailed, ConfigError.
+        Raises ServerConnectionError, ResponseTimeout, ProtocolError, AuthenticationFailed, ConfigError, ClientClosed.
         """
+        self._check_open()
         line = self._lines.setdefault(address, _Line())
         async with line.turn:
             connection = line.connection
@@ -161,20 +166,28 @@ class ClusterMonitor:
                 line.connection = None
                 await connection.aclose()
                 connection = None
-            if connection is None:
-                connection = line.connection = await open_connection(
-                    address,
-                    self._settings.endpoint,
-                    dial=self.dial_address(address),
-                    response_timeout=self._patience,
-                    protocol=self._settings.protocol,
-                )
             try:
+                if connection is None:
+                    connection = await open_connection(
+                        address,
+                        self._settings.endpoint,
+                        dial=self.dial_address(address),
+                        response_timeout=self._patience,
+                        protocol=self._settings.protocol,
+                    )
+                    # (`aclose` may have gone by, and closed what there was.)
+                    self._check_open()
+                    line.connection = connection
                 return await connection.request(*commands, decode=False)
             except BaseException:
                 line.connection = None
-                await connection.aclose()  # noqa: ASYNC102 (closing is shielded, and takes no time)
+                if connection is not None:
+                    await connection.aclose()  # noqa: ASYNC102 (closing is shielded, and takes no time)
                 raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClientClosed("the client was closed while a node was to be asked about the cluster")
 
     def stop(self) -> None:
         """The client is closing: nobody tells of the cluster any more."""
@@ -182,7 +195,8 @@ class ClusterMonitor:
             callback()
 
     async def aclose(self) -> None:
-        """Close what the nodes were asked over."""
+        """Close what the nodes were asked over, and ask nobody any more."""
+        self._closed = True
         lines, self._lines = self._lines, {}
         for line in lines.values():
             if line.connection is not None:
@@ -247,14 +261,13 @@ class ClusterMonitor:
 
     async def _hang_up_on_strangers(self) -> None:
         known = set(self.views.candidates())
-        # (Who is asked just now, as a master without slots is by a survey, is hung up on another time.)
-        strangers = [
-            address for address, line in self._lines.items() if address not in known and not line.turn.locked()
-        ]
-        for address in strangers:
-            line = self._lines.pop(address)
-            if line.connection is not None:
-                await line.connection.aclose()
+        for address, line in tuple(self._lines.items()):
+            # (Who is asked just now, as a master without slots is by a survey, is hung up on another time: seen in the
+            # very step in which it is let go, for others are asked while one is being closed.)
+            if address not in known and not line.turn.locked():
+                self._lines.pop(address, None)
+                if line.connection is not None:
+                    await line.connection.aclose()
         await trio.lowlevel.checkpoint()
 
     def _tell(self) -> None:
