@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.real.cluster_scenes import ClusterAccount, can_move_atomically, in_slots, keys_of_slot, open_client
+from trio_sentinel_scan._core.slots import SLOTS, slot_of
 from trio_sentinel_scan.testing import LocalCluster
 
 if TYPE_CHECKING:
@@ -18,18 +21,27 @@ KEYS = 30_000
 
 
 async def move_many(cluster: LocalCluster, slots: range, to: LocalClusterNode) -> None:
-    """Move slots at once where the server can, and some of them one by one elsewhere."""
+    """Move slots all at once where the server can, and step by step elsewhere."""
     if can_move_atomically(cluster):
         await cluster.migrate_slots_atomically(slots, to)
     else:
-        for slot in slots[:40]:
-            await cluster.migrate_slot(slot, to)
+        await cluster.migrate_slots(slots, to)
 
 
 async def test_at_rest(each_server_binary: ServerBinary) -> None:
     """All masters at once, each key from the node that has it."""
     async with LocalCluster(replicas=0, binary=each_server_binary) as cluster:
         keys = await cluster.fill(KEYS)
+        words, empty = itertools.count(), set(range(SLOTS)) - {slot_of(key) for key in keys}
+        more: set[bytes] = set()
+        while empty:
+            # No slot is without a key.
+            key = b"more:%d" % next(words)
+            if slot_of(key) in empty:
+                empty.remove(slot_of(key))
+                more.add(key)
+        await cluster.write(more)
+        keys |= more
         owner_of = {await node.node_id(): await node.keys() for node in cluster.nodes}
         async with open_client(cluster) as client:
             account = ClusterAccount()
@@ -56,14 +68,15 @@ async def test_at_rest(each_server_binary: ServerBinary) -> None:
             )
 
 
-async def test_one_node_and_few_slots(each_server_binary: ServerBinary) -> None:
-    """A cluster of one; all keys in three slots; and none at all."""
-    async with LocalCluster(1, 0, binary=each_server_binary) as cluster, open_client(cluster) as client:
+@pytest.mark.parametrize("masters", [1, 3])
+async def test_few_slots(each_server_binary: ServerBinary, masters: int) -> None:
+    """All keys in three slots, of one node or of two; and none at all."""
+    async with LocalCluster(masters, 0, binary=each_server_binary) as cluster, open_client(cluster) as client:
         account = ClusterAccount()
         async with client.open_scan() as pages:
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, set())
-        keys = keys_of_slot(0, 3_000) | keys_of_slot(8_191, 10) | keys_of_slot(16_383, 1_000)
+        keys = keys_of_slot(0, 20_000) | keys_of_slot(1, 10) | keys_of_slot(16_383, 10_000)
         await cluster.write(keys)
         async with client.open_scan() as pages:
             await account.take_the_rest(pages)
@@ -83,7 +96,7 @@ async def test_text(each_server_binary: ServerBinary) -> None:
 async def test_keys_of_slots_that_the_node_does_not_have(each_server_binary: ServerBinary) -> None:
     """A migration that was cancelled leaves them behind: they are nobody's, and SCAN tells of them."""
     async with LocalCluster(replicas=0, binary=each_server_binary) as cluster, open_client(cluster) as client:
-        keys = await cluster.fill(3_000)
+        keys = await cluster.fill(KEYS)
         orphans = keys_of_slot(7, 20)
         await cluster.write(orphans)
         migration = await cluster.begin_migration(7, cluster.nodes[1])
@@ -161,14 +174,34 @@ async def test_slots_move_and_come_back(each_server_binary: ServerBinary) -> Non
         account = ClusterAccount()
         async with client.open_scan(count=20, segments=1, max_nodes_at_once=1, prefetch=0) as pages:
             await account.take_until_at(pages, two)
-            if can_move_atomically(cluster):
-                await move_many(cluster, range(9_900, 10_901), one)
-                await account.take(pages)
-                await move_many(cluster, range(9_900, 10_901), two)
-            else:
-                await cluster.migrate_slot(10_900, one)
-                await account.take(pages)
-                await cluster.migrate_slot(10_900, two)
+            await move_many(cluster, range(9_900, 10_901), one)
+            await account.take(pages)
+            await move_many(cluster, range(9_900, 10_901), two)
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, keys | more)
         assert pages.summary.restarts
+
+
+async def test_slots_move_while_it_goes_on(each_server_binary: ServerBinary) -> None:
+    """There and back, as fast as the servers can, beside a scan that nobody holds up."""
+    async with LocalCluster(replicas=0, binary=each_server_binary) as cluster, open_client(cluster) as client:
+        keys = await cluster.fill(KEYS)
+        one, two, _ = cluster.nodes
+        account = ClusterAccount()
+        there = 0
+        async with trio.open_nursery() as nursery, client.open_scan(count=20, segments=1, max_restarts=200) as pages:
+
+            @nursery.start_soon
+            async def move() -> None:
+                nonlocal there
+                for number in range(6):
+                    await move_many(cluster, range(9_900, 10_200), (one, two)[number % 2])
+                    there += 1
+
+            async for page in pages:
+                account.note(page)
+                if there < 6:
+                    # So that it has not come to its end before them.
+                    await trio.sleep(0.002)
+        account.check_complete(pages.summary, keys)
+        assert there == 6

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
 
-KEYS = 3_000
+KEYS = 30_000
 # Of the last node, going to the first one: which is swept before it.
 SLOT = 16_000
 SLOW: dict[str, Any] = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
@@ -123,24 +123,36 @@ async def test_a_target_that_is_the_next_owner_of_other_slots(each_server_binary
         assert len(account.keys()) == len(set(account.keys()))
 
 
-async def test_the_source_is_replaced_in_mid_migration(each_server_binary: ServerBinary) -> None:
+@pytest.mark.parametrize("when", ["before the scan", "meanwhile"])
+async def test_the_source_is_replaced_in_mid_migration(each_server_binary: ServerBinary, when: str) -> None:
     """Redis 7.0 forgets the flag of the source then; the target's own counts."""
     async with LocalCluster(binary=each_server_binary) as cluster, open_client(cluster) as client:
         keys = await cluster.fill(KEYS)
         more = keys_of_slot(SLOT, 300)
         await cluster.write(more)
         one, _, three = cluster.nodes[:3]
-        migration = await cluster.begin_migration(SLOT, one)
-        await migration.move(150)
         await cluster.wait_until_ready()
-        # (A target does not believe in another owner of what it takes in: the nodes never agree about this slot.)
         (new,) = await cluster.replicas(three)
-        await new.execute("CLUSTER", "FAILOVER")
-        while not (await new.view()).slots or (await three.view()).is_master:  # noqa: ASYNC110 (another process)
-            await trio.sleep(0.02)
         account = ClusterAccount()
-        async with client.open_scan(max_nodes_at_once=1) as pages:
-            await account.take_the_rest(pages)
+
+        async def replace_the_source() -> None:
+            migration = await cluster.begin_migration(SLOT, one)
+            await migration.move(150)
+            # (A target does not believe in another owner of what it takes in: the nodes never agree about this slot.)
+            await new.execute("CLUSTER", "FAILOVER")
+            while not (await new.view()).slots or (await three.view()).is_master:  # noqa: ASYNC110 (another process)
+                await trio.sleep(0.02)
+
+        if when == "meanwhile":
+            async with client.open_scan(**SLOW) as pages:
+                await account.take_until_at(pages, three)
+                await replace_the_source()
+                await account.take_the_rest(pages)
+            assert {restart.node for restart in pages.summary.restarts} >= {await three.node_id()}
+        else:
+            await replace_the_source()
+            async with client.open_scan(max_nodes_at_once=1) as pages:
+                await account.take_the_rest(pages)
+            came_from = {key: page.node for page in account.pages for key in page}
+            assert {came_from[key] for key in more} == {await one.node_id(), await new.node_id()}
         account.check_complete(pages.summary, keys | more)
-        came_from = {key: page.node for page in account.pages for key in page}
-        assert {came_from[key] for key in more} == {await one.node_id(), await new.node_id()}

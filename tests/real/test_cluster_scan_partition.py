@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
 
 SLOW: dict[str, Any] = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
+KEYS = 30_000
 # One of the first master's.
 SLOT = 100
 
@@ -26,7 +27,7 @@ async def test_cut_off_before_the_scan(
 ) -> None:
     """Its successor was written to before the scan. By its own word, and nobody else's, it would be swept instead."""
     async with LocalCluster(partitions=True, node_timeout=1.0, binary=each_server_binary) as cluster:
-        keys = await cluster.fill(1_000)
+        keys = await cluster.fill(KEYS)
         one = cluster.nodes[0]
         one_id = await one.node_id()
         async with open_client(cluster) as client:
@@ -67,7 +68,7 @@ async def test_cut_off_in_mid_scan(each_server_binary: ServerBinary) -> None:
         LocalCluster(partitions=True, node_timeout=1.0, binary=each_server_binary) as cluster,
         open_client(cluster) as client,
     ):
-        keys = await cluster.fill(2_000)
+        keys = await cluster.fill(KEYS)
         one = cluster.nodes[0]
         one_id = await one.node_id()
         account = ClusterAccount()

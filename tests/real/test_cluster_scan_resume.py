@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.trio, pytest.mark.slow]
 
-KEYS = 9_000
+KEYS = 30_000
 SLOW: dict[str, Any] = {"count": 20, "segments": 1, "max_nodes_at_once": 1, "prefetch": 0}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
 from .many import play_for
 from .report import Tally
@@ -33,8 +34,18 @@ def replay(text: str, *, shrinks: bool, trace: bool) -> int:
     return 1 if outcome.violation is not None else 0
 
 
-def _say(tally: Tally) -> None:
-    print(f"\r{tally.schedules} schedules, {len(tally.failures)} failures", end="", file=sys.stderr, flush=True)
+def _sayer() -> Callable[[Tally], None]:
+    """Says how many there were, and at once what broke a promise: a long run may be ended before its report."""
+    told = 0
+
+    def say(tally: Tally) -> None:
+        nonlocal told
+        for what, schedule, _ in tally.failures[told:]:
+            print(f"\n{what}\n    --replay '{schedule}'", file=sys.stderr)
+        told = len(tally.failures)
+        print(f"\r{tally.schedules} schedules, {told} failures", end="", file=sys.stderr, flush=True)
+
+    return say
 
 
 def main() -> int:
@@ -54,7 +65,12 @@ def main() -> int:
     seed = int(time.time()) * 1000 if given.seed is None else given.seed
     start = time.monotonic()
     total = play_for(
-        names, seed=seed, minutes=given.minutes, schedules=given.schedules, processes=max(1, given.processes), tell=_say
+        names,
+        seed=seed,
+        minutes=given.minutes,
+        schedules=given.schedules,
+        processes=max(1, given.processes),
+        tell=_sayer(),
     )
     print(f"\nfirst seed {seed}")
     print(total.report([world_of(name) for name in names], time.monotonic() - start))

@@ -93,7 +93,7 @@ class ServiceWorld:
             if not node.machine.up:
                 node.start("all", 0.0)
         await trio.sleep(RECOVERY)
-        plain = {**settings, "on_failover": "restart", "max_restarts": 10, "stops": 0, "kind": "scan"}
+        plain = {**settings, "on_failover": "restart", "max_restarts": 10, "stops": 0, "kind": "scan", "think": 0.0}
         reader = self._reader = Reader(world, plain, account)
         how = await reader.read(lambda: self._client(world, settings, None, None))
         account.endings[f"scan when all was mended: {how}"] += 1
