@@ -62,8 +62,9 @@ class Faults(AllScripts):
         self._waiting: list[Fault] = [fault for fault in faults if fault.trigger != "after"]
         self._after: list[Fault] = [fault for fault in faults if fault.trigger == "after"]
         self._seen: dict[str, int] = {}
-        # How many scripts are under way.
+        # How many scripts are under way; whether no other is to begin.
         self.under_way = 0
+        self.is_over = False
         # Whether there is anything that a fault could do harm to.
         self.matters: Callable[[], bool] = lambda: False
         cluster.on_event = lambda node, word: self.happened(word)
@@ -92,6 +93,8 @@ class Faults(AllScripts):
         self._begin(fault)
 
     def _begin(self, fault: Fault) -> None:
+        if self.is_over:
+            return
         after, self._after = self._after, []
         for other in after:
             self._cluster.network.nursery.start_soon(self._begin_later, other)

@@ -264,6 +264,7 @@ class _Play:
         self._account.peak("seconds of a scan", trio.current_time() - begun)
 
     async def _quiet(self, faults: Faults) -> None:
+        faults.is_over = True
         while faults.under_way:  # noqa: ASYNC110 (on a clock that jumps, with nobody to tell)
             await trio.sleep(1)
         await trio.sleep(_QUIET)
