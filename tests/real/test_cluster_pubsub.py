@@ -95,9 +95,7 @@ class Radio:
             for before, after in itertools.pairwise(story):
                 if before is not None and after is not None and not hands_over:
                     missing = [number for number in self.sent[name] if before < number < after]
-                    assert not missing, (
-                        f"{missing} of {name} are missing behind {before}, and no gap says so"
-                    )
+                    assert not missing, f"{missing} of {name} are missing behind {before}, and no gap says so"
 
     def gapped(self) -> set[str]:
         """The channels of which a gap was told."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from random import Random
 from typing import Any
 
@@ -19,11 +20,18 @@ from tests.simulation.playing import Outcome
 from tests.simulation.runner import draw, run
 from tests.simulation.schedule import Schedule, Value
 from trio_sentinel_scan import Certificate
-from trio_sentinel_scan._core import cluster_lanes, cluster_marks, cluster_plan, lane_judgement, lane_segments
+from trio_sentinel_scan._core import (
+    cluster_marks,
+    cluster_plan,
+    cluster_work,
+    lane_judgement,
+    lane_segments,
+)
 from trio_sentinel_scan._core.certificate import Evidence, Held
 from trio_sentinel_scan._core.cluster_lanes import ClusterLanes
 from trio_sentinel_scan._core.cluster_standing import Standing, Word
 from trio_sentinel_scan._core.lane_judgement import LaneJudgement
+from trio_sentinel_scan._core.lane_segments import Choice
 from trio_sentinel_scan._core.lanes import Lane
 from trio_sentinel_scan._core.scan_plan import ScanPlan
 from trio_sentinel_scan._trio import cluster_scan
@@ -41,7 +49,7 @@ def never(*args: object) -> bool:
     return False
 
 
-def always(*args: object) -> bool:
+def always(*args: object, **kwargs: object) -> bool:
     return True
 
 
@@ -59,6 +67,8 @@ class Guard:
     kinds: frozenset[str] = frozenset({"lost"})
     faults: int = 3
     triggers: tuple[str, ...] = ("time", "scan", "end", "look", "page")
+    # The latest time at which one comes, if they come by the time.
+    latest: float = inf
     # Arguments of the faults that are not drawn.
     args: Mapping[str, Value] = field(default_factory=dict[str, Value])
 
@@ -88,23 +98,17 @@ def targets(patch: pytest.MonkeyPatch) -> None:
 def source_before_target(patch: pytest.MonkeyPatch) -> None:
     """What a node is taking in is swept with its own slots, whenever that is: the owner may be swept later."""
     begin = ClusterLanes._begin
-    importing = 0
+    # What the node of a lane was taking in when it began, by the lane's slots.
+    also: dict[int, int] = {}
 
     def begin_with_importing(
         self: ClusterLanes, this: Any, node_id: str, owner_id: str, slots: int, **kwargs: Any
     ) -> None:
-        nonlocal importing
-        account = this.standing.masters[node_id]
-        importing = sum(1 << slot for slot in account.importing)
+        also[slots] = sum(1 << slot for slot in this.standing.masters[node_id].importing)
         begin(self, this, node_id, owner_id, slots, **kwargs)
-        importing = 0
-
-    def lane(**kwargs: Any) -> Lane:
-        found = Lane(**kwargs)
-        return replace(found, slots=found.slots | importing)
 
     patch.setattr(ClusterLanes, "_begin", begin_with_importing)
-    patch.setattr(cluster_lanes, "Lane", lane)
+    patch.setattr(lane_segments, "Choice", lambda slots: Choice(slots | also[slots]))
     targets(patch)
 
 
@@ -171,10 +175,15 @@ def epochs_of_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Standing, "_said_of", said_of)
 
 
+def resend_rules(patch: pytest.MonkeyPatch) -> None:
+    """A command whose reply did not come is sent again, whatever it does."""
+    patch.setattr(cluster_work, "goes_again", always)
+
+
 def slots_of_keys(patch: pytest.MonkeyPatch) -> None:
     """What a node has, it may hand out."""
     patch.setattr(lane_segments, "_in_range", lambda keys, *_: keys)
-    patch.setattr(lane_segments.Choice, "of", lambda _, keys: keys)
+    patch.setattr(Choice, "of", lambda _, keys: keys)
 
 
 MOVES = ("legacy", "roundtrip", "halfdone", "returned", "atomic")
@@ -185,7 +194,16 @@ GUARDS: Mapping[str, Guard] = {
         between_surveys, ("returned",), {**SLOWLY, "nodes": 2, "keys": 150, "hot": 6, "slow": 0.03}, faults=5
     ),
     "targets": Guard(targets, ("halfdone", "legacy")),
-    "source before target": Guard(source_before_target, ("halfdone",)),
+    # (The flags are set before the scan, and keys move all through it. Each node is swept whole, with what it is taking
+    # in: what is missed is so for the order alone.)
+    "source before target": Guard(
+        source_before_target,
+        ("halfdone",),
+        {**SLOWLY, "flavour": "redis7", "wait": 1.0},
+        triggers=("time",),
+        latest=0.9,
+        args={"pace": 0.3},
+    ),
     "config epochs": Guard(
         # (News spreads at once: who has not heard of the other node's epoch does not take a new one for his own. The
         # slot is away for some pages, and back before its node is judged.)
@@ -211,6 +229,13 @@ GUARDS: Mapping[str, Guard] = {
         faults=2,
         triggers=("scan",),
     ),
+    "resend rules": Guard(
+        resend_rules,
+        ("hangup", "silence"),
+        {**SLOWLY, "commands": 3},
+        kinds=frozenset({"run twice"}),
+        args={"command": "INCRBY"},
+    ),
     "slots of keys": Guard(slots_of_keys, ("cancelled", "drop"), kinds=frozenset({"ghost", "lost", "twice"})),
 }
 
@@ -221,7 +246,7 @@ def drawn(guard: Guard, seed: int) -> Schedule:
     schedule = draw(WORLD, seed)
     plain = {name: value for name, value in schedule.settings.items() if name in PLAIN}
     faults = [draw_fault(rng, guard.classes, guard.triggers) for _ in range(guard.faults)]
-    some = tuple(replace(fault, args={**fault.args, **guard.args}) for fault in faults)
+    some = tuple(replace(fault, at=min(fault.at, guard.latest), args={**fault.args, **guard.args}) for fault in faults)
     return Schedule(schedule.world, seed, {**plain, **guard.settings}, some)
 
 

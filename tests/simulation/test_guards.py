@@ -1,7 +1,8 @@
 """Each guard switched off: the simulation finds what it guards against, within a bounded number of schedules.
 
-With the guard, the very same schedule breaks no promise. Where two locks are on one door, both are opened; that the
-second alone holds is in `tests/trio/test_guards.py` and in `tests/core/test_scan_plan_guards.py`.
+With the guard, the very same schedule breaks no promise. Where there are other locks on the same door, all of them are
+opened: that this one alone holds is shown by the schedule with the others open, in `tests/core/test_scan_roles.py` and in
+`tests/core/test_scan_plan_guards.py`.
 """
 
 from __future__ import annotations
@@ -64,8 +65,15 @@ def check(
         patch.setattr(runner, "MOST_STEPS", 60_000)
         switch_off(patch)
         schedule = hunt(name, settings, faults, kinds)
-    outcome = run(schedule, ServiceWorld())
+    with pytest.MonkeyPatch.context() as patch:
+        OTHER_LOCKS.get(switch_off, nothing)(patch)
+        outcome = run(schedule, ServiceWorld())
     assert outcome.violation is None, outcome.violation
+    assert run(schedule, ServiceWorld()).violation is None
+
+
+def nothing(patch: pytest.MonkeyPatch) -> None:
+    """All guards are on."""
 
 
 def no_identity(patch: pytest.MonkeyPatch) -> None:
@@ -96,11 +104,16 @@ def _held(plan: ScanPlan, evidence: Evidence) -> Held:
     return Held(Certificate(plan.options.basis, plan._server, evidence.role.kind, 0))
 
 
-def no_roles(patch: pytest.MonkeyPatch) -> None:
-    """A ROLE that rides along is not looked at, nor are those of the handshake and of the certificate."""
+def no_role_before_or_after(patch: pytest.MonkeyPatch) -> None:
+    """Those of the handshake and of the certificate are not looked at."""
     patch.setattr(scan, "unfit_for_scanning", lambda *args, **more: "")
-    patch.setattr(Sweep, "_unfit_role", lambda sweep, replies: None)
     patch.setattr(ScanPlan, "_judge", _held)
+
+
+def no_roles(patch: pytest.MonkeyPatch) -> None:
+    """Nor is a ROLE that rides along."""
+    no_role_before_or_after(patch)
+    patch.setattr(Sweep, "_unfit_role", lambda sweep, replies: None)
 
 
 def no_certificate(patch: pytest.MonkeyPatch) -> None:
@@ -213,6 +226,9 @@ def any_heir(patch: pytest.MonkeyPatch) -> None:
 
 
 TIMES_3 = ("client-kill time",) * 3
+OTHER_LOCKS: Mapping[Callable[[pytest.MonkeyPatch], None], Callable[[pytest.MonkeyPatch], None]] = {
+    no_roles: no_role_before_or_after
+}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +248,7 @@ TIMES_3 = ("client-kill time",) * 3
             {"certify": "role", "sync": 3.0},
             ["handover scan here", "restart-empty scan here"],
             {"lost"},
-            id="role",
+            id="role ride-along",
         ),
         pytest.param(
             no_certificate,
