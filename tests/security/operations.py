@@ -157,14 +157,15 @@ SERVERS_WORDS: Final[dict[str, Any]] = {
 
 async def attempt(work: Callable[[], Awaitable[object]], harvest: Harvest, *, servers_words: bool = False) -> None:
     """Do it, whatever comes of it, within its time; its error, and what lives then, are gathered."""
-    try:
-        with trio.move_on_after(60):
+    with trio.fail_after(60):
+        try:
             await work()
-    except Exception as error:  # noqa: BLE001 (whatever it is)
-        harvest.error(error, servers_words=servers_words)
-        harvest.living()
-    else:
-        harvest.living()
+        except Exception as error:  # noqa: BLE001 (whatever it is)
+            harvest.error(error, servers_words=servers_words)
+            # (While it keeps what it hangs on alive.)
+            harvest.living()
+        else:
+            harvest.living()
 
 
 async def raising(kind: type[BaseException], harvest: Harvest, work: Callable[[], Any]) -> BaseException:

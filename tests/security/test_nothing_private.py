@@ -59,6 +59,11 @@ class World:
         for host in self.hosts:
             host.tap(command, **what)
 
+    @property
+    def was_tapped(self) -> bool:
+        """Whether what was to befall them has."""
+        return any(tap.times < 3 for host in self.hosts for tap in host._taps)
+
     def untap(self) -> None:
         for host in self.hosts:
             host.untap()
@@ -93,10 +98,11 @@ def each(failures: dict[str, Any]) -> Callable[[Any], Any]:
 
 
 async def try_all(world: World, harvest: Harvest, failure: Any, *, servers_words: bool) -> None:
-    for operation in OPERATIONS.values():
+    for name, operation in OPERATIONS.items():
         async with opened(world, harvest) as client:
             world.tap(operation.command, instead=failure, times=3)
             await attempt(partial(operation.work, client, harvest), harvest, servers_words=servers_words)
+            assert world.was_tapped, f"{name} has not met it"
             world.untap()
 
 

@@ -1,8 +1,8 @@
 """Each guard switched off: the simulation finds what it guards against, within a bounded number of schedules.
 
 With the guard, the very same schedule breaks no promise. Where there are other locks on the same door, all of them are
-opened: that this one alone holds is shown by the schedule with the others open, in `tests/core/test_scan_roles.py` and in
-`tests/core/test_scan_plan_guards.py`.
+opened: that this one alone holds is shown by the schedule with the others open, in `tests/core/test_scan_roles.py`
+and in `tests/core/test_scan_plan_guards.py`.
 """
 
 from __future__ import annotations
