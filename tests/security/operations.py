@@ -157,7 +157,7 @@ SERVERS_WORDS: Final[dict[str, Any]] = {
 
 async def attempt(work: Callable[[], Awaitable[object]], harvest: Harvest, *, servers_words: bool = False) -> None:
     """Do it, whatever comes of it, within its time; its error, and what lives then, are gathered."""
-    with trio.fail_after(60):
+    with trio.fail_after(200):
         try:
             await work()
         except Exception as error:  # noqa: BLE001 (whatever it is)
