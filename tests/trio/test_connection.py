@@ -96,6 +96,30 @@ async def test_pushes_between_replies_are_dropped(make_peer: MakePeer) -> None:
     assert await peer.connection.request(("A",), ("B",)) == [1, 2]
 
 
+async def test_a_reply_that_nobody_had_asked_for_is_nobodys(make_peer: MakePeer) -> None:
+    """It came with the one before it. Taken for the next command's, it would shift all that follow by one."""
+    peer = make_peer()
+    await peer.will_say(b":1\r\n:2\r\n")
+    assert await peer.connection.request(("A",)) == [1]
+    assert peer.connection.has_more
+    assert not peer.connection.is_quiet
+    with pytest.raises(ProtocolError, match="nobody had asked for"):
+        await peer.connection.request(("B",))
+    assert not peer.connection.usable
+
+
+async def test_a_push_behind_a_reply_is_none(make_peer: MakePeer) -> None:
+    """Whole or in part: the rest of it comes before the next reply."""
+    push = encode(Push(["invalidate", ["k"]]), 3)
+    for cut in (5, len(push)):
+        peer = make_peer()
+        await peer.will_say(b":1\r\n" + push[:cut])
+        assert await peer.connection.request(("A",)) == [1]
+        assert peer.connection.has_more
+        await peer.will_say(push[cut:] + b":2\r\n")
+        assert await peer.connection.request(("B",)) == [2]
+
+
 async def test_sending_and_receiving_apart(make_peer: MakePeer) -> None:
     """As the scan does it: the next command is on its way while the caller does something else."""
     peer = make_peer()
@@ -117,8 +141,9 @@ async def test_a_command_may_be_sent_while_a_reply_is_owed(make_peer: MakePeer) 
 
 async def test_strings_are_decoded_unless_asked_otherwise(make_peer: MakePeer) -> None:
     peer = make_peer(encoding="utf-8")
-    await peer.will_say(encode("é") + encode("é"))
+    await peer.will_say(encode("é"))
     assert await peer.connection.request(("GET", "k")) == ["é"]
+    await peer.will_say(encode("é"))
     assert await peer.connection.request(("DUMP", "k"), decode=False) == ["é".encode()]
 
 

@@ -271,6 +271,22 @@ async def test_what_is_not_resp_costs_the_lease(service: Service, client: Sentin
             await lease.get("key:1")
 
 
+async def test_two_replies_to_one_command_cost_the_lease(service: Service, client: SentinelClient) -> None:
+    """The second is not taken for the next command's; nor is the connection given to the next one."""
+    async with client.dedicated() as lease:
+        service.master.tap("GET", instead=Raw(b"$1\r\na\r\n$1\r\nb\r\n"))
+        assert await lease.get("key:1") == b"a"
+        with pytest.raises(ProtocolError, match="nobody had asked for"):
+            await lease.get("key:1")
+    async with client.dedicated() as lease:
+        service.master.tap("GET", instead=Raw(b"$1\r\na\r\n$1\r\nb\r\n"))
+        assert await lease.get("key:1") == b"a"
+    await settled()
+    assert sessions(service) == 1
+    async with client.dedicated() as lease:
+        assert await lease.get("key:1") == b"value of key:1"
+
+
 async def test_a_server_that_refuses_is_not_asked_again(service: Service, client: SentinelClient) -> None:
     """An error reply is an answer. What it says of the server is kept in mind for when the lease is over."""
     async with client.dedicated() as lease:

@@ -49,25 +49,36 @@ class Connection:
         return not self._spent and self._owed == 0
 
     @property
+    def has_more(self) -> bool:
+        """Whether something came behind the last reply: a push, or what nobody has asked for."""
+        return not self._decoder.is_between_replies
+
+    @property
     def is_quiet(self) -> bool:
         """Whether nothing has come that nobody asked for: on a connection at rest that would be its end."""
-        return self._stream.is_quiet
+        return not self.has_more and self._stream.is_quiet
 
     async def send(self, *commands: tuple[Argument, ...]) -> None:
         """Send commands together, to be answered in order by `receive`.
 
-        Raises ServerConnectionError, ResponseTimeout.
+        Raises ServerConnectionError, ResponseTimeout, ProtocolError.
         """
         await self.send_encoded(encode_commands(commands), len(commands))
 
     async def send_encoded(self, data: bytes, replies: int) -> None:  # noqa: ASYNC910 (see below)
-        """Send commands that are RESP already, and that so many replies will answer. Raises as `send` does.
+        """Send commands that are RESP already, and that so many replies will answer.
+
+        Raises as `send` does, and ProtocolError if a reply is there already that nobody has asked for: whatever follows
+        would be taken for another's.
 
         No checkpoint unless there is something to wait for: receiving is one, and each command is worth one only.
         """
         self._check_alive()
         if self._owed == 0:
             self._opening = True
+            # (What is there may be a push.)
+            if self.has_more and self._next(decode=False) is not NOT_YET:
+                raise self._broken(ProtocolError("it has sent a reply that nobody had asked for"))
         self._owed += replies
         self._spent = True
         rest = self._stream.send_now(data)

@@ -112,7 +112,7 @@ class Loan:
     @property
     def reusable(self) -> bool:
         """Whether the next one to have it would find it as new."""
-        return not self.lost and self.connection.usable and self.state.clean
+        return not self.lost and self.connection.usable and not self.connection.has_more and self.state.clean
 
 
 class ConnectionPool:

@@ -18,6 +18,7 @@ __all__ = ["DataServer", "Session", "User"]
 OK: Final = Simple("OK")
 # A collection of no more items is kept as a list, which comes as a whole.
 _SMALL: Final = 16
+_NO_CURSOR: Final = Error("ERR invalid cursor")
 _WRONGTYPE: Final = Error("WRONGTYPE Operation against a key holding the wrong kind of value")
 # Answered while the data set is being loaded.
 _WHILE_LOADING: Final = frozenset({"AUTH", "CLIENT", "HELLO", "INFO", "ROLE", "SELECT"})
@@ -297,6 +298,8 @@ class DataServer:
         return "# Server\r\n" + "".join(f"{name}:{value}\r\n" for name, value in fields.items())
 
     def _do_scan(self, session: Session, cursor: bytes, *options: bytes) -> Any:
+        if not cursor.isdigit():
+            return _NO_CURSOR
         given = {options[i].upper(): options[i + 1] for i in range(0, len(options), 2)}
         after, keys = self._table(session.db).scan(int(cursor), int(given.get(b"COUNT", b"10")))
         values = self.data.get(session.db, {})
@@ -320,6 +323,8 @@ class DataServer:
         return self._scan_items(session, "zset", key, cursor, *options)
 
     def _scan_items(self, session: Session, kind: str, key: bytes, cursor: bytes, *options: bytes) -> Any:
+        if not cursor.isdigit():
+            return _NO_CURSOR
         if b"NOVALUES" in options and (self.version < "7.4" or kind != "hash"):
             return Error("ERR syntax error")
         with_values = kind != "set" and b"NOVALUES" not in options

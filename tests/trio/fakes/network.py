@@ -169,6 +169,8 @@ class Wire:
         self.over = trio.Event()
         # The peer is gone: writing fails, and so does reading once there is nothing more to read.
         self.broken = False
+        # The last bytes that were written in place of a reply (`Raw`).
+        self.raw = b""
         self.client_end = ClientEnd(self)
 
     async def read(self) -> bytes:
@@ -394,6 +396,7 @@ class Host(Generic[ProgramT_co]):
             case Reply(other):
                 wire.write(encode(other, session.protocol))
             case Raw(data):
+                wire.raw = data
                 wire.write(data)
             case Cut(length):
                 wire.write(encode(value, session.protocol)[:length])
