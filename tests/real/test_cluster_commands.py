@@ -16,7 +16,14 @@ from redis.exceptions import MovedError, ResponseError
 from tests.real.histories import Workload
 from tests.real.proxy import open_proxy
 from tests.real.scenes import HANG, clients_tasks, until
-from trio_sentinel_scan import AuthenticationFailed, ClusterClient, CommandOutcomeUnknown, KeysInDifferentSlots, connect
+from trio_sentinel_scan import (
+    AuthenticationFailed,
+    ClusterClient,
+    CommandOutcomeUnknown,
+    KeysInDifferentSlots,
+    Message,
+    connect,
+)
 from trio_sentinel_scan._core import command_keys
 from trio_sentinel_scan._core.command_keys import Unlisted, key_places, read_key_places
 from trio_sentinel_scan._core.replies import as_text
@@ -313,6 +320,7 @@ async def test_with_tls_and_a_user_by_url(tls_server_binary: ServerBinary, tmp_p
         replicas=0, username="app", password="pass word", tls=certificates, binary=tls_server_binary
     ) as cluster:
         context = ssl.create_default_context(cafile=str(certificates.ca))
+        shards = tls_server_binary.version_info >= (7,)
         with trio.fail_after(HANG):
             async with connect(cluster.url, ssl=context) as client:
                 assert isinstance(client, ClusterClient)
@@ -332,6 +340,13 @@ async def test_with_tls_and_a_user_by_url(tls_server_binary: ServerBinary, tmp_p
                         found += page
                 assert set(found) == {b"a", b"b", b"c"}
                 assert pages.summary.complete
+                async with client.pubsub(ignore_subscribe_messages=True) as subscriber:
+                    channels = ["a", "b", "c"]
+                    await (subscriber.ssubscribe if shards else subscriber.subscribe)(*channels)
+                    for channel in channels:
+                        await (client.spublish if shards else client.publish)(channel, "x")
+                    heard = [await subscriber.receive() for _ in channels]
+                    assert {message.channel for message in heard if isinstance(message, Message)} == {b"a", b"b", b"c"}
         with pytest.raises(AuthenticationFailed):
             async with ClusterClient(cluster.addresses, username="app", password="wrong", ssl=context):
                 raise AssertionError("it let us in")
@@ -353,6 +368,17 @@ async def test_nodes_that_announce_what_cannot_be_reached(server_binary: ServerB
                     b"%d" % number for number in range(50)
                 ]
                 assert client.statistics().redirected == 1
+                # For a scan's lanes, and for the nodes that channels are at.
+                async with client.open_scan(max_nodes_at_once=2) as pages:
+                    found = {key for page in [page async for page in pages] for key in page}
+                assert found == {b"k%d" % number for number in range(50)}
+                assert pages.summary.complete
+                async with client.pubsub(ignore_subscribe_messages=True) as subscriber:
+                    await (subscriber.ssubscribe if server_binary.version_info >= (7,) else subscriber.subscribe)("k7")
+                    await (client.spublish if server_binary.version_info >= (7,) else client.publish)("k7", "x")
+                    message = await subscriber.receive()
+                    assert isinstance(message, Message)
+                    assert message.data == b"x"
                 assert {node.address for node in client.nodes} == set(proxies)
                 assert all(proxy.links for proxy in proxies.values())
         for proxy in proxies.values():

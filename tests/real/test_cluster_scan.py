@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from redis.exceptions import NoPermissionError
 
 from tests.real.cluster_scenes import ClusterAccount, can_move_atomically, in_slots, keys_of_slot, open_client
 from trio_sentinel_scan._core.slots import SLOTS, slot_of
@@ -107,6 +108,26 @@ async def test_keys_of_slots_that_the_node_does_not_have(each_server_binary: Ser
         async with client.open_scan() as pages:
             await account.take_the_rest(pages)
         account.check_complete(pages.summary, keys - in_slots(keys, {7}))
+
+
+@pytest.mark.parametrize("info", [True, False], ids=["as documented", "without CLUSTER INFO"])
+async def test_a_user_with_few_rights(each_server_binary: ServerBinary, *, info: bool) -> None:
+    """Those that SECURITY.md names are enough, also where keys are to be asked for by ASKING."""
+    rights = "+scan +role +info +hello +client +ping +asking +readonly +cluster|myid +cluster|nodes"
+    rights += " +cluster|shards +cluster|slots" + " +cluster|info" * info
+    async with LocalCluster(replicas=0, binary=each_server_binary, acl={"scanner": f"on >secret {rights}"}) as cluster:
+        keys = await cluster.fill(KEYS)
+        more = keys_of_slot(7, 100)
+        await cluster.write(more)
+        migration = await cluster.begin_migration(7, cluster.nodes[1])
+        await migration.move(50)
+        account = ClusterAccount()
+        async with open_client(cluster, username="scanner", password="secret") as client:
+            async with client.open_scan() as pages:
+                await account.take_the_rest(pages)
+            with pytest.raises(NoPermissionError):
+                await client.get("key:1")
+        account.check_complete(pages.summary, keys | more)
 
 
 async def test_a_slot_moves_from_a_node_not_swept_yet_to_one_that_was(each_server_binary: ServerBinary) -> None:

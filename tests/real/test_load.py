@@ -139,7 +139,7 @@ async def test_failovers_leave_nothing_behind(server_binary: ServerBinary, round
                     await until_followed(client, new)
                     while not isinstance(await subscriber.receive(), Gap):
                         pass
-                    if number >= rounds // 3 and number % 8 == 0:
+                    if number >= rounds // 3 and number % (rounds // 6 or 1) == 0:
                         # Sentinel closes clients' connections up to ten seconds after a failover.
                         await trio.sleep(12)
                         flat.look()

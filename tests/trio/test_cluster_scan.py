@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 import pytest
@@ -197,6 +198,21 @@ async def test_the_client_closes_first(network: Network, cluster: FakeCluster) -
         with pytest.raises(ClientClosed):
             await pages.receive()
     nothing_is_left(network)
+
+
+async def test_a_duty_leaves_each_node_its_time(cluster: FakeCluster) -> None:
+    """Each SCAN takes a node 10 ms; the first ones are sent before anything is known of what they cost."""
+    taken: dict[float, float] = {}
+    for duty in (1.0, 0.25):
+        for host in cluster.hosts:
+            host.delay = 0.0
+            host.tap("SCAN", after=partial(setattr, host, "delay", 0.01))
+        async with ClusterClient(cluster.addresses) as client:
+            begun = trio.current_time()
+            async with client.open_scan(count=1, segments=1, duty=duty) as pages:
+                assert await all_of(pages) == KEYS
+            taken[duty] = trio.current_time() - begun
+    assert taken[0.25] > 3 * taken[1.0]
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3])
