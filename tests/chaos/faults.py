@@ -86,6 +86,12 @@ async def blink(arena: Arena, dice: random.Random) -> None:
         await node.resume()  # noqa: ASYNC102 (cancelled, all servers are being ended)
 
 
+async def client_pause(arena: Arena, dice: random.Random) -> None:
+    """CLIENT PAUSE: a master holds back all commands for a moment, and runs them then."""
+    node = await _master(arena, dice)
+    await node.execute("CLIENT", "PAUSE", round(1000 * dice.uniform(0.1, 0.5) * DOWN_AFTER))
+
+
 async def restart_master(arena: Arena, dice: random.Random) -> None:
     """On the same port, with its data: another process, of which nobody tells."""
     await (await _master(arena, dice)).restart()
@@ -317,6 +323,7 @@ EVERYWHERE: Final = (
     Fault("kill a master", kill_master, loses=True),
     Fault("pause a master until it is replaced", pause_master, loses=True),
     Fault("pause for a moment", blink),
+    Fault("CLIENT PAUSE", client_pause),
     Fault("restart a master on the same port", restart_master, loses=True),
     Fault("kill and start a replica", kill_replica),
 )

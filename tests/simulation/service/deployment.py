@@ -32,8 +32,11 @@ MOST_DIALS: Final = 400
 
 
 def key_of(number: int) -> bytes:
-    """One key in four does not match the pattern that scans use."""
-    return f"{'other' if number % 4 == 0 else 'key'}:{SECRET}:{number}".encode()
+    """One key in four does not match the pattern that scans use; some are no text, and some are long."""
+    key = f"{'other' if number % 4 == 0 else 'key'}:{SECRET}:{number}".encode()
+    if number % 5 == 1:
+        key += b"\0\xff\r\n{*}"
+    return key + b"x" * 2_000 * (number % 37 == 2)
 
 
 class Deployment:
@@ -97,6 +100,7 @@ class Deployment:
             node.machine.latency = float(settings["latency"])
             node.program.knows_capa = bool(settings["capa"])
             node.program.version = str(settings["version"])
+            node.program.serves_stale = bool(settings["stale"])
             if settings["password"]:
                 node.program.users["default"].password = PASSWORD
         self.ledger.set_authorities([master.program])

@@ -29,6 +29,8 @@ DEFAULTS: Final[Mapping[str, Value]] = {
     "capa": 0,
     "version": "7.0.15",
     "password": 0,
+    # Whether a replica answers with what it has while it has lost its master (`replica-serve-stale-data`).
+    "stale": 1,
     "hash_seed": 0,
     # The client and the scan.
     "response_timeout": 2.0,
@@ -50,6 +52,8 @@ DEFAULTS: Final[Mapping[str, Value]] = {
     # The consumer.
     "consumers": 1,
     "think": 0.0,
+    # Whether it asks for a key of each page before it takes the next one.
+    "asks": 0,
     "stops": 0,
     "stop_after": 1,
     "stop_how": "again",
@@ -112,6 +116,7 @@ def _draw_deployment(rng: Random, settings: dict[str, Value]) -> None:
     settings["response_timeout"] = rng.choice([1.0, 2.0, 5.0])
     settings["protocol"] = rng.choice([0, 0, 0, 2])
     settings["failover_timeout"] = rng.choice([5.0, 20.0, 20.0, 60.0])
+    settings["stale"] = int(_sometimes(rng, 0.8))
 
 
 def _draw_scan(rng: Random, settings: dict[str, Value]) -> None:
@@ -152,6 +157,7 @@ def _draw_scan(rng: Random, settings: dict[str, Value]) -> None:
 def _draw_consumer(rng: Random, settings: dict[str, Value]) -> None:
     if _sometimes(rng, 0.2):
         settings["consumers"] = 2
+    settings["asks"] = int(_sometimes(rng, 0.15))
     if _sometimes(rng, 0.35):
         settings["stops"] = rng.choice([1, 1, 2])
         settings["stop_after"] = rng.randrange(1, 8)

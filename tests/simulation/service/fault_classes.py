@@ -55,7 +55,7 @@ def draw_args(name: str, rng: Random) -> dict[str, Setting]:
     if name == "slices":
         args["size"] = rng.choice([1, 1, 2, 7, 100])
     if name == "odd-cursor":
-        args["kind"] = rng.choice(["circle", "falling"])
+        args["kind"] = rng.choice(["circle", "falling", "too large"])
     if name == "forbidden":
         args["command"] = rng.choice(["SCAN", "ROLE", "INFO"])
     if name == "grow":

@@ -247,8 +247,6 @@ class Machines(Network):
         self.count: Callable[[Machine[Any], list[bytes]], object] = lambda machine, words: None
         self.opened: Callable[[Machine[Any]], object] = lambda machine: None
         self.later: Callable[[float, Callable[[], object]], object] = lambda seconds, call: None
-        # Names instead of addresses, as some deployments announce.
-        self.names: dict[str, str] = {}
 
     def add_machine(self, program: ProgramT) -> Machine[ProgramT]:
         """A machine for a program."""

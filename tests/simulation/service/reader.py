@@ -347,11 +347,25 @@ class Reader(Judge):
                     scope.cancel(reason="the consumer has had enough")
                     await trio.sleep_forever()
                 return
+            if self.settings["asks"]:
+                await self._ask(client, page.keys[0])
             if busy:
                 self._busy += busy
                 await trio.sleep(busy)
             self._done.setdefault(page.epoch, set()).update(page)
             self._times.update(page.keys)
+
+    async def _ask(self, client: SentinelClient, key: Any) -> None:
+        """A command in the midst of a page. The time that it takes is the consumer's own."""
+        begun = trio.current_time()
+        try:
+            value: Any = await cast("Any", client).get(key)
+        except (SentinelScanError, RedisError) as error:
+            self.account.endings[f"GET in the loop: {type(error).__name__}"] += 1
+        else:
+            if key.startswith((b"key:", b"other:")) and value not in {None, b"value of " + key}:
+                self.account.breaks("reply", "a GET in the loop got another's reply")
+        self._busy += trio.current_time() - begun
 
     def _stops_now(self) -> bool:
         self._taken_here += 1

@@ -223,7 +223,7 @@ def _flush(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -
 
 
 def _odd_cursor(f: Faults, args: Mapping[str, Setting], machine: Any, session: Any) -> object:
-    """Cursors as no Redis has them: in a circle, or falling."""
+    """Cursors as no Redis has them: in a circle, falling, or of more bits than there are."""
     if f.reader.is_iteration:
         # It goes where it is told to, as redis-py's does.
         return False
@@ -233,6 +233,8 @@ def _odd_cursor(f: Faults, args: Mapping[str, Setting], machine: Any, session: A
     def odd(before: int, after: int) -> int:
         if kind == "circle":
             return 1 << 63 if before != 1 << 63 else (1 << 62) | (1 << 63)
+        if kind == "too large":
+            return after + (1 << 64)
         # Half of the way that it had come.
         return (before << 1) % (1 << 64) or after
 

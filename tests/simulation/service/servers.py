@@ -31,6 +31,8 @@ RECONNECT: Final = 1.0
 # The channel of the messages, and what stands for a database where one is replicated.
 CHANNEL: Final = b"news"
 MESSAGE: Final = -1
+# What a replica without its master does not answer where it is told to give nothing that may be outdated.
+_NOT_STALE: Final = frozenset({"DBSIZE", "GET", "HLEN", "HSCAN", "INCRBY", "MGET", "SCAN", "SET"})
 
 
 class SimTable(Table):
@@ -64,6 +66,7 @@ class SimServer(DataServer):
         # None, or "MATCH"-like faults of another product: what SCAN says instead of the next cursor.
         self.odd_cursors: Callable[[int, int], int] | None = None
         self.busy = False
+        self.serves_stale = True
         self._given: dict[int, set[int]] = {}
         super().__init__(address, rng)
 
@@ -132,10 +135,14 @@ class SimServer(DataServer):
     def _refusal(self, session: Session, name: str, words: list[bytes]) -> Any:
         if self.busy and name not in {"HELLO", "AUTH", "CLIENT"}:
             return Error("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+        if not self.serves_stale and self.master is not None and self.link != "connected" and name in _NOT_STALE:
+            return Error("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.")
         return super()._refusal(session, name, words)
 
     def _do_scan(self, session: Session, cursor: bytes, *options: bytes) -> Any:
         number = int(cursor)
+        if number >= 1 << 64:
+            return Error("ERR invalid cursor")
         table = self._table(session.db)
         assert isinstance(table, SimTable)
         # (A segment begins at a cursor of the client's own making: one with few bits.)
