@@ -103,6 +103,8 @@ class Run:
         """All is well: every history so far, and one more scan."""
         lost = await self._arena.mend()
         self._account.lost_by_servers += len(lost)
+        if lost:
+            self._say(f"  the servers themselves have lost {len(lost)} keys; they are written again")
         self._scanners.settle(lost)
         try:
             await self._traffic.check(may_lose=may_lose)

@@ -92,6 +92,8 @@ class Scanners:
         self._ordered: list[str] = []
         # What scans have missed since the last check, with the tale of it: the servers may have lost it themselves.
         self._missed: list[tuple[set[bytes], str, str]] = []
+        # What the servers had lost and was written again, each time: to a scan that was under way then it is new.
+        self._mended: list[set[bytes]] = []
         self.finished = 0
 
     async def run(self) -> None:
@@ -103,7 +105,7 @@ class Scanners:
 
     async def scan(self, kind: str, *, must_complete: bool = False) -> None:
         """One scan. `must_complete`: nothing is the matter with the servers, so it has no excuse."""
-        batches = len(self._arena.batches)
+        batches, mended = len(self._arena.batches), len(self._mended)
         options = {"count": self._dice.choice([100, 300, None]), "prefetch": self._dice.choice([0, 2]), **KINDS[kind]}
         pause = 0.0 if must_complete else self._dice.choice([0.0, 0.01, 0.05])
         if must_complete:
@@ -130,7 +132,8 @@ class Scanners:
         except Exception:  # noqa: BLE001 (whatever it is: a scan raises typed errors and nothing else)
             self._account.found(f"a scan ({kind}) ended in an error of no type of ours", traceback.format_exc())
         else:
-            self.judge(kind, haul, summary, [MEMBERS] if kind == "set" else self._arena.batches[:batches])
+            owed = [MEMBERS] if kind == "set" else self._arena.batches[:batches]
+            self.judge(kind, haul, summary, owed, set[bytes]().union(*self._mended[mended:]))
         for what in haul.wrong:
             self._account.found(f"a scan ({kind})", what)
         self.finished += 1
@@ -172,9 +175,17 @@ class Scanners:
             await trio.sleep(pause)
 
     def judge(
-        self, kind: str, haul: Haul, summary: ScanSummary | None, batches: Collection[AbstractSet[bytes]]
+        self,
+        kind: str,
+        haul: Haul,
+        summary: ScanSummary | None,
+        batches: Collection[AbstractSet[bytes]],
+        excused: AbstractSet[bytes] = frozenset(),
     ) -> None:
-        """What came of a scan that ended as complete ones do, when it was to bring the keys of these batches."""
+        """What came of a scan that ended as complete ones do, when it was to bring the keys of these batches.
+
+        `excused`: those that the servers themselves did not have for a while.
+        """
         assert summary is not None
         tally = self._account.tally(kind)
         tally.complete += 1
@@ -188,7 +199,7 @@ class Scanners:
         missed: set[bytes] = set()
         for batch in batches:
             tally.keys_checked += len(batch)
-            missed |= batch - found
+            missed |= batch - found - excused
         if missed:
             restarts = "; ".join(f"{one.reason} at {one.at:.2f}" for one in summary.restarts) or "no restarts"
             how = f"{len(missed)} of {sum(map(len, batches))} keys, epoch {summary.epoch}, {restarts}"
@@ -204,6 +215,8 @@ class Scanners:
             if missed - lost_by_servers:
                 self._account.found(what, how)
         self._missed.clear()
+        if lost_by_servers:
+            self._mended.append(lost_by_servers)
 
 
 def _summary_of(pages: Any) -> ScanSummary:
