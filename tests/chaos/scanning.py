@@ -105,7 +105,7 @@ class Scanners:
 
     async def scan(self, kind: str, *, must_complete: bool = False) -> None:
         """One scan. `must_complete`: nothing is the matter with the servers, so it has no excuse."""
-        batches, mended = len(self._arena.batches), len(self._mended)
+        batches, mended = len(self._arena.batches), self.mended
         options = {"count": self._dice.choice([100, 300, None]), "prefetch": self._dice.choice([0, 2]), **KINDS[kind]}
         pause = 0.0 if must_complete else self._dice.choice([0.0, 0.01, 0.05])
         if must_complete:
@@ -133,7 +133,7 @@ class Scanners:
             self._account.found(f"a scan ({kind}) ended in an error of no type of ours", traceback.format_exc())
         else:
             owed = [MEMBERS] if kind == "set" else self._arena.batches[:batches]
-            self.judge(kind, haul, summary, owed, set[bytes]().union(*self._mended[mended:]))
+            self.judge(kind, haul, summary, owed, self.written_again(mended))
         for what in haul.wrong:
             self._account.found(f"a scan ({kind})", what)
         self.finished += 1
@@ -208,6 +208,15 @@ class Scanners:
             twice = [key for key, times in Counter(haul.keys()).items() if times > 1]
             if twice:
                 haul.wrong.append(f"{len(twice)} keys came twice, in spite of dedupe")
+
+    @property
+    def mended(self) -> int:
+        """How often something was written again."""
+        return len(self._mended)
+
+    def written_again(self, since: int) -> set[bytes]:
+        """All that was, since it had been so often."""
+        return set[bytes]().union(*self._mended[since:])
 
     def settle(self, lost_by_servers: set[bytes]) -> None:
         """Of what was missed, what the servers had is a loss."""

@@ -192,6 +192,21 @@ def test_a_key_that_is_lost_is_found(*, lost_by_servers: bool) -> None:
     assert [finding.what for finding in account.findings] == ["a scan (plain) lost keys"] * (not lost_by_servers)
 
 
+@pytest.mark.parametrize("begun", ["before", "afterwards"])
+def test_a_key_that_was_written_again_is_new_to_a_scan_that_was_under_way(begun: str) -> None:
+    """It went by when the servers had lost it; of one that begins later it is expected."""
+    account, haul = Account("", "", ""), Haul()
+    scans = scanners(account, {b"a", b"b"})
+    haul.take(ScanPage([b"a"], 0, SERVER, 1.0), in_order=True)
+    mended = scans.mended
+    scans.settle({b"b"})
+    if begun == "afterwards":
+        mended = scans.mended
+    scans.judge("plain", haul, summary(), [{b"a", b"b"}], scans.written_again(mended))
+    scans.settle(set())
+    assert len(account.findings) == (begun == "afterwards")
+
+
 def test_what_is_wrong_with_pages_is_found() -> None:
     haul = Haul()
     for epoch, position in ((1, 0.5), (1, 0.5), (0, 0.6)):
