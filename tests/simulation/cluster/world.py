@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from random import Random
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,7 +14,7 @@ import pytest
 import trio
 
 from tests.trio.fakes.network import Network
-from trio_sentinel_scan import ClusterClient
+from trio_sentinel_scan import ClusterClient, ClusterNotFound
 
 from ..pairs import pair_of
 from ..playing import Account
@@ -256,12 +257,25 @@ class _Play:
             over = await scan.run(client, dies_after=settings["dies"])
             if not over:
                 await trio.sleep(settings["away"])
-                async with self._client(cluster) as another:
-                    await scan.run(another)
+                await self._go_on(scan, cluster)
         scan.is_over = True
         if patience.cancelled_caught:
             self._account.breaks("late", f"a scan has not ended after {trio.current_time() - begun:.0f} s")
         self._account.peak("seconds of a scan", trio.current_time() - begun)
+
+    async def _go_on(self, scan: ScanUnderTest, cluster: SimulatedCluster) -> None:
+        """Another process, with the checkpoint of the one that died."""
+        async with AsyncExitStack() as stack:
+            try:
+                another = await stack.enter_async_context(self._client(cluster))
+            except ClusterNotFound:
+                # Each node is down, or hidden: it would be begun again.
+                hosts = cluster.bus.hosts.values()
+                if all(host.up and not host.vanished and not host.hung for host in hosts):
+                    self._account.breaks("not found", "though every node is there")
+                self._account.endings["ClusterNotFound, on resuming"] += 1
+                return
+            await scan.run(another)
 
     async def _quiet(self, faults: Faults) -> None:
         faults.is_over = True
