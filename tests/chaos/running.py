@@ -104,7 +104,11 @@ class Run:
         lost = await self._arena.mend()
         self._account.lost_by_servers += len(lost)
         if lost:
+            # (Each of them was on every server, and on its disk. So how that came about is worth knowing.)
             self._say(f"  the servers themselves have lost {len(lost)} keys; they are written again")
+            for server in self._arena.servers:
+                tail = "\n".join(f"    | {line}" for line in server.log.splitlines()[-60:])
+                self._say(f"    the end of the log of {server!r}:\n{tail}")
         self._scanners.settle(lost)
         try:
             await self._traffic.check(may_lose=may_lose)
