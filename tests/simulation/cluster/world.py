@@ -269,10 +269,9 @@ class _Play:
             try:
                 another = await stack.enter_async_context(self._client(cluster))
             except ClusterNotFound:
-                # Each node is down, or hidden: it would be begun again.
-                hosts = cluster.bus.hosts.values()
-                if all(host.up and not host.vanished and not host.hung for host in hosts):
-                    self._account.breaks("not found", "though every node is there")
+                # Each node was down, or hidden, when it was asked: it would be begun again.
+                if not self._account.hits:
+                    self._account.breaks("not found", "though nothing has befallen the nodes")
                 self._account.endings["ClusterNotFound, on resuming"] += 1
                 return
             await scan.run(another)
