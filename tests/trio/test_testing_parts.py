@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib.util
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -179,6 +182,50 @@ def test_a_port_whose_second_one_is_in_use_is_not_drawn(monkeypatch: pytest.Monk
         assert ports.take_port(and_above=10_000) == free
         ports.release_port(free)
         ports.release_port(free + 10_000)
+
+
+# What another process does with a port: take it, say so, and keep it until it is told to end.
+HOLD_PORT = """
+import sys
+from trio_sentinel_scan.testing import _ports as ports
+wanted = int(sys.argv[1])
+ports._draw = lambda _above: wanted
+print(ports.take_port(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_of_another_processes_server_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though nobody listens there: its server may be down, and be looked for by its replicas and its Sentinels."""
+    for port in (one := ports.take_port(), other := ports.take_port()):
+        ports.release_port(port)
+    words = [sys.executable, "-c", HOLD_PORT, str(one)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert int(holder.stdout.readline()) == one
+        drawn = iter([one, other, one])
+        monkeypatch.setattr(ports, "_draw", lambda _above: next(drawn))
+        assert ports.take_port() == other
+        holder.stdin.close()
+    ports.release_port(other)
+    assert ports.take_port() == one
+    ports.release_port(one)
+
+
+@pytest.mark.parametrize("call", ["open", "lockf"])
+def test_where_there_is_nothing_to_reserve_ports_with_they_are_taken_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def refuse(*_args: object) -> int:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        if call == "open":
+            patch.setattr(ports, "_claims", -1)
+        patch.setattr(os if call == "open" else fcntl, call, refuse)
+        port = ports.take_port()
+        ports.release_port(port)
 
 
 def test_a_range_that_leaves_nothing_else_is_drawn_from(monkeypatch: pytest.MonkeyPatch) -> None:

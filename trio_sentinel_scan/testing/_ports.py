@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
+import sys
+import tempfile
 import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 HOST = "127.0.0.1"
 
@@ -15,24 +23,30 @@ _FEWEST_WORTH_DRAWING_FROM = 500
 
 _lock = threading.Lock()
 _in_use: set[int] = set()
+# The file whose byte n stands for port n: who has it locked has the port. Opened once, and never closed, for closing it
+# would give up every lock of this process. (-1: not opened yet; None: there is no such file to be had.)
+_claims: int | None = -1
 
 
 def take_port(*, and_above: int | None = None) -> int:
-    """Choose a port that is free now, and that no other server of this process has.
+    """Choose a port that is free now, and that no other server of this user's has, in this process or another.
 
     `and_above`: so far above it lies another one that the server will want as well, and that is taken with it.
 
     The kernel hands out ports of its ephemeral range to outgoing connections, of which a test under load makes
     thousands, and does not let a server listen at one of those, nor for a minute after it was closed (TIME_WAIT). So
-    the choice is made outside that range wherever it can be. Between processes nothing is reserved; the draw is
-    random (and not from ``random``, which test runners seed alike in every worker), and a server that finds its port
-    taken is given another.
+    the choice is made outside that range wherever it can be.
+
+    A port stays a server's while that is down, also for other processes, such as other workers of a test runner: its
+    replicas and its Sentinels would take whoever listens there for it, and copy its keys, or tell it what to be. That
+    is for programs that choose their ports here; a server that finds its port taken by others is given another. (The
+    draw is not from ``random``, which test runners seed alike in every worker.)
     """
     with _lock:
         for _ in range(1000):
             port = _draw(and_above or 0)
             wanted = {port} if and_above is None else {port, port + and_above}
-            if wanted.isdisjoint(_in_use) and all(map(_is_free, wanted)):
+            if wanted.isdisjoint(_in_use) and all(map(_is_free, wanted)) and _claim(wanted):
                 _in_use.update(wanted)
                 return port
     raise OSError("no free port was found on loopback")
@@ -41,7 +55,52 @@ def take_port(*, and_above: int | None = None) -> int:
 def release_port(port: int) -> None:
     """Let others have the port again."""
     with _lock:
-        _in_use.discard(port)
+        if port in _in_use:
+            _in_use.discard(port)
+            _give_up([port])
+
+
+def _claim(ports: Iterable[int]) -> bool:
+    """Reserve ports against other processes; none of them if another one has any. The kernel ends it with this one."""
+    claimed: list[int] = []
+    for port in ports:
+        if not _try_lock(port):
+            _give_up(claimed)
+            return False
+        claimed.append(port)
+    return True
+
+
+def _try_lock(port: int) -> bool:
+    if sys.platform == "win32" or (file := _claims_file()) is None:
+        return True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # The file system knows no locks: as good as without.
+        return True
+    return True
+
+
+def _give_up(ports: Iterable[int]) -> None:
+    if sys.platform == "win32" or (file := _claims_file()) is None:
+        return
+    for port in ports:
+        with suppress(OSError):
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, port)
+
+
+def _claims_file() -> int | None:
+    global _claims  # noqa: PLW0603 (a process has one)
+    if sys.platform != "win32" and _claims == -1:
+        path = Path(tempfile.gettempdir()) / f"trio-sentinel-scan-{os.getuid()}.ports"
+        try:
+            # (In a folder that everybody may write to: nobody else's link is followed.)
+            _claims = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            _claims = None
+    return _claims
 
 
 def _draw(above: int) -> int:
