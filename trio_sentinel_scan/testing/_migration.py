@@ -91,12 +91,14 @@ async def move_in_bulk(
         )
         left = [*shares]
     for node in (target, source, *others):
+        problem: CommandFailed | None = None
         try:
             await _set_slots(node, slots, "NODE", target_id)
-        except CommandFailed:
-            # Who has lost its last slot follows the one who has it now, as soon as it hears of that.
-            if (await node.view()).is_master:
-                raise
+        except CommandFailed as error:
+            problem = error
+        # (Who has lost its last slot follows the one who has it now, as soon as it hears of that.)
+        if problem is not None and (await node.view()).is_master:
+            raise problem
 
 
 async def _set_slots(node: LocalClusterNode, slots: Sequence[int], word: str, node_id: str) -> None:
