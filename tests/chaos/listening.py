@@ -73,18 +73,21 @@ class Listening:
         async with trio.open_nursery() as nursery:
             for channel in self._channels.values():
                 nursery.start_soon(self._publish, channel)
-            while True:
-                try:
-                    async with self._client.pubsub() as subscriber:
-                        await (subscriber.ssubscribe if self._sharded else subscriber.subscribe)(*self._channels)
-                        await self._receive(subscriber)
-                except ServerUnavailable as error:
-                    # As with what is sharded, but that the whole subscriber has come to its end.
-                    self._given_up(self._channels, error)
-                    await trio.sleep(0.1)
-                except Exception:  # noqa: BLE001 (whatever it is: a subscriber survives)
-                    self._account.found("a subscriber ended", traceback.format_exc())
-                    return
+            nursery.start_soon(self._follow)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async with self._client.pubsub() as subscriber:
+                    await (subscriber.ssubscribe if self._sharded else subscriber.subscribe)(*self._channels)
+                    await self._receive(subscriber)
+            except ServerUnavailable as error:
+                # As with what is sharded, but that the whole subscriber has come to its end.
+                self._given_up(self._channels, error)
+                await trio.sleep(0.1)
+            except Exception:  # noqa: BLE001 (whatever it is: a subscriber survives)
+                self._account.found("a subscriber ended", traceback.format_exc())
+                return
 
     async def _receive(self, subscriber: Any) -> None:
         while True:
