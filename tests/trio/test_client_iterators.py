@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 import trio
 
-from tests.trio.fakes import COUNT, Network, Reply, Service, on_mock_time, settled
-from trio_sentinel_scan import ClientClosed, RedisClient, ScanInterrupted, SentinelClient
+from tests.trio.fakes import COUNT, FakeCluster, Network, Reply, Service, Value, on_mock_time, settled
+from trio_sentinel_scan import ClientClosed, ClusterClient, RedisClient, ScanInterrupted, SentinelClient
 
 pytestmark = pytest.mark.trio(run=on_mock_time)
 
@@ -42,6 +44,23 @@ async def test_the_other_iterators_are_redis_pys(network: Network) -> None:
         [b"ZSCAN", b"z", b"0", b"MATCH", b"*", b"COUNT", b"9"],
         [b"ZSCAN", b"z", b"0"],
     ]
+
+
+@pytest.mark.parametrize("kind", ["one server", "a cluster"])
+async def test_an_iterator_that_is_left_early_is_closed_to_its_core(network: Network, kind: str) -> None:
+    """Nothing is left to the garbage collector, which Trio warns of (and warnings are errors here)."""
+    service, cluster = Service(network), FakeCluster(network)
+    items = {b"%d" % n: b"1" for n in range(9)}
+    for host in (service.master, *cluster.hosts):
+        for key, type_ in ((b"h", "hash"), (b"s", "set"), (b"z", "zset")):
+            host.program.put(0, key, Value(b"", type_, items))
+    client: Any = RedisClient(service.master.address) if kind == "one server" else ClusterClient(cluster.addresses)
+    async with client:
+        for left_early in (client.scan_iter(), client.hscan_iter("h"), client.sscan_iter("s"), client.zscan_iter("z")):
+            async with aclosing(left_early) as some:
+                async for _ in some:
+                    break
+            gc.collect()
 
 
 async def iterate(service: Service, client: Any, change: Any) -> set[bytes]:

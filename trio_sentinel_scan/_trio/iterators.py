@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, Final, cast
 
 import trio
@@ -18,9 +18,13 @@ HOME: Final = "_cursor_home"
 
 
 class Iterators(CommandSet):
-    """`scan_iter` and its kin. They hold no nursery and no scope, so a generator does no harm here."""
+    """`scan_iter` and its kin. They hold no nursery and no scope, so a generator does no harm here.
 
-    async def scan_iter(  # type: ignore[override]  # noqa: ASYNC900
+    Each returns the one generator, and is none itself: of one within another, nobody but the garbage collector would
+    close the inner one when the outer one is left early.
+    """
+
+    def scan_iter(  # type: ignore[override]
         self, match: PatternT | None = None, count: int | None = None, _type: str | None = None, **options: Any
     ) -> AsyncGenerator[Any]:
         """redis-py's `scan_iter`. It raises `ScanInterrupted` when its cursor would go to another server process.
@@ -28,17 +32,15 @@ class Iterators(CommandSet):
         `open_scan` begins again by itself instead, and it is faster.
         """
         words = words_of(MATCH=match, COUNT=count, TYPE=_type)
-        async for key in self._iterate(("SCAN",), words, options):
-            yield key
+        return self._iterate(("SCAN",), words, options)
 
-    async def sscan_iter(  # type: ignore[override]  # noqa: ASYNC900
+    def sscan_iter(  # type: ignore[override]
         self, name: KeyT, match: PatternT | None = None, count: int | None = None
     ) -> AsyncGenerator[Any]:
         """redis-py's `sscan_iter`; it raises as `scan_iter` does."""
-        async for member in self._iterate(("SSCAN", name), words_of(MATCH=match, COUNT=count), {}):
-            yield member
+        return self._iterate(("SSCAN", name), words_of(MATCH=match, COUNT=count), {})
 
-    async def zscan_iter(  # type: ignore[override]  # noqa: ASYNC900
+    def zscan_iter(  # type: ignore[override]
         self,
         name: KeyT,
         match: PatternT | None = None,
@@ -47,10 +49,9 @@ class Iterators(CommandSet):
     ) -> AsyncGenerator[Any]:
         """redis-py's `zscan_iter`; it raises as `scan_iter` does."""
         options = {"score_cast_func": score_cast_func}
-        async for pair in self._iterate(("ZSCAN", name), words_of(MATCH=match, COUNT=count), options):
-            yield pair
+        return self._iterate(("ZSCAN", name), words_of(MATCH=match, COUNT=count), options)
 
-    async def hscan_iter(  # type: ignore[override]  # noqa: ASYNC900
+    def hscan_iter(  # type: ignore[override]
         self,
         name: KeyT,
         match: PatternT | None = None,
@@ -59,28 +60,27 @@ class Iterators(CommandSet):
     ) -> AsyncGenerator[Any]:
         """redis-py's `hscan_iter`; it raises as `scan_iter` does."""
         words = (*words_of(MATCH=match, COUNT=count), *(("NOVALUES",) if no_values else ()))
-        async for item in self._iterate(("HSCAN", name), words, {"no_values": no_values}):
-            yield item
+        return self._iterate(("HSCAN", name), words, {"no_values": no_values})
 
     async def _iterate(  # noqa: ASYNC900
-        self,
-        begin: tuple[Any, ...],
-        words: tuple[Any, ...],
-        options: dict[str, Any],
-        *,
-        before_each: Callable[[], None] | None = None,
+        self, begin: tuple[Any, ...], words: tuple[Any, ...], options: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         cursor, home = 0, CursorHome()
         while True:
-            found: Any
-            cursor, found = await cast("Any", self).execute_command(*begin, cursor, *words, **options, **{HOME: home})
-            for item in found.items() if hasattr(found, "items") else found:
-                if before_each is not None:
-                    before_each()
+            cursor, items = await self._read_on(begin, cursor, words, options, home)
+            for item in items:
                 yield item  # noqa: ASYNC911 (of one reply)
             await trio.lowlevel.checkpoint()
             if cursor == 0:
                 return
+
+    async def _read_on(
+        self, begin: tuple[Any, ...], cursor: int, words: tuple[Any, ...], options: dict[str, Any], home: CursorHome
+    ) -> tuple[int, Iterable[Any]]:
+        """The cursor after this one, and what lay between the two."""
+        found: Any
+        cursor, found = await cast("Any", self).execute_command(*begin, cursor, *words, **options, **{HOME: home})
+        return cursor, found.items() if hasattr(found, "items") else found
 
 
 def words_of(**given: Any) -> tuple[Any, ...]:

@@ -329,7 +329,7 @@ class Scan:
         run_id, role = standing
         # A replica that is missing may have become the master; one that is merely away says nothing.
         promoted: list[Address] = []
-        for replica in step.role_before.replicas - role.replicas:
+        for replica in sorted(step.role_before.replicas - role.replicas):
             its_role = await self._source.ask_role(replica)
             if its_role is not None and its_role.kind == "master":
                 promoted.append(replica)

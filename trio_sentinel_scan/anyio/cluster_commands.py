@@ -21,6 +21,7 @@ from .._core.cluster_routes import Scope, check_fit, full_name, put_together, ro
 from .._core.cluster_targets import find_node, find_targets
 from .._core.command_keys import has_subcommand
 from .._core.config import checked_address
+from .._core.cursor_home import CursorHome
 from .._core.errors import ConfigError, ScanInterrupted
 from .._core.results import At
 from .._core.scan_steps import Target
@@ -337,8 +338,15 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
 
         words = words_of(MATCH=match, COUNT=count, TYPE=_type)
         for node in nodes:
-            async for key in self._iterate(("SCAN",), words, {**options, "node": node.address}, before_each=count_on):
-                yield key
+            there, home = {**options, "node": node.address}, CursorHome()
+            cursor, found = await self._read_on(("SCAN",), 0, words, there, home)
+            while True:
+                for key in found:
+                    count_on()
+                    yield key  # noqa: ASYNC911 (of one reply)
+                if cursor == 0:
+                    break
+                cursor, found = await self._read_on(("SCAN",), cursor, words, there, home)
         await self._monitor.refreshed()
         count_on()
 
