@@ -347,7 +347,7 @@ class Reader(Judge):
                     scope.cancel(reason="the consumer has had enough")
                     await trio.sleep_forever()
                 return
-            if self.settings["asks"]:
+            if self.settings["asks"] and self.settings["kind"] == "scan":
                 await self._ask(client, page.keys[0])
             if busy:
                 self._busy += busy
