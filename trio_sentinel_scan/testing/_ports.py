@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-
-if sys.platform != "win32":
-    import fcntl
 
 HOST = "127.0.0.1"
 
@@ -23,13 +19,12 @@ _FEWEST_WORTH_DRAWING_FROM = 500
 
 _lock = threading.Lock()
 _in_use: set[int] = set()
-# The file whose byte n stands for port n: who has it locked has the port. Opened once, and never closed, for closing it
-# would give up every lock of this process. (-1: not opened yet; None: there is no such file to be had.)
-_claims: int | None = -1
+# By port, the socket whose name says that it is taken: on Linux, where a name is of one network, as ports are.
+_claims: dict[int, int] = {}
 
 
 def take_port(*, and_above: int | None = None) -> int:
-    """Choose a port that is free now, and that no other server of this user's has, in this process or another.
+    """Choose a port that is free now, and that no other server of this process has; on Linux, of any process.
 
     `and_above`: so far above it lies another one that the server will want as well, and that is taken with it.
 
@@ -64,43 +59,31 @@ def _claim(ports: Iterable[int]) -> bool:
     """Reserve ports against other processes; none of them if another one has any. The kernel ends it with this one."""
     claimed: list[int] = []
     for port in ports:
-        if not _try_lock(port):
+        if not _try_claim(port):
             _give_up(claimed)
             return False
         claimed.append(port)
     return True
 
 
-def _try_lock(port: int) -> bool:
-    if sys.platform == "win32" or (file := _claims_file()) is None:
+def _try_claim(port: int) -> bool:
+    if sys.platform != "linux":
         return True
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:  # The file system knows no locks: as good as without.
-        return True
+    # (A name in no file system: nothing is left of it when the process ends, however it does.)
+    with socket.socket(socket.AF_UNIX) as name:
+        try:
+            name.bind(f"\0trio-sentinel-scan port {port}")
+        except OSError as error:
+            # (Where there are no such names, it is as good as without.)
+            return error.errno != errno.EADDRINUSE
+        _claims[port] = name.detach()
     return True
 
 
 def _give_up(ports: Iterable[int]) -> None:
-    if sys.platform == "win32" or (file := _claims_file()) is None:
-        return
     for port in ports:
-        with suppress(OSError):
-            fcntl.lockf(file, fcntl.LOCK_UN, 1, port)
-
-
-def _claims_file() -> int | None:
-    global _claims  # noqa: PLW0603 (a process has one)
-    if sys.platform != "win32" and _claims == -1:
-        path = Path(tempfile.gettempdir()) / f"trio-sentinel-scan-{os.getuid()}.ports"
-        try:
-            # (In a folder that everybody may write to: nobody else's link is followed.)
-            _claims = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        except OSError:
-            _claims = None
-    return _claims
+        if (claim := _claims.pop(port, None)) is not None:
+            os.close(claim)
 
 
 def _draw(above: int) -> int:
