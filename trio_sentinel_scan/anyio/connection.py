@@ -79,7 +79,7 @@ class Connection:
         self._check_alive()
         if self._owed == 0:
             self._opening = True
-            # (What is there may be a push.)
+            # (What is there may be a push. One on which messages come is sent nothing any more: see `receive_message`.)
             if self.has_more and self._next(decode=False) is not NOT_YET:
                 raise self._broken(ProtocolError("it has sent a reply that nobody had asked for"))
         self._owed += replies
@@ -140,7 +140,10 @@ class Connection:
         return [await self.receive(decode=decode) for _ in commands]
 
     async def receive_message(self) -> Reply:
-        """The next thing that the server says by itself, however long that takes (for a subscribed connection)."""
+        """The next thing that the server says by itself, however long that takes.
+
+        For a subscribed connection, which is sent nothing any more: what waited would be taken for a reply then.
+        """
         while (reply := self._next(decode=True, keep_pushes=True)) is NOT_YET:
             self._check_alive()
             self._feed(await self._stream.receive())
