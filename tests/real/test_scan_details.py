@@ -173,9 +173,12 @@ async def test_exactly_once_over_restarts_at_the_same_address(
     async with open_booth(nursery, keys=KEYS, binary=each_server_binary) as booth, booth.client() as client:
         account: Account[bytes] = Account()
         async with client.open_scan(count=20, prefetch=0, dedupe=True) as pages:
-            for _ in range(3):
-                await account.take(pages, 2)
+            await account.take(pages, 2)
+            for epoch in range(1, 4):
                 await booth.server.restart()
+                # (The first page may have been fetched of the old process, and is handed out.)
+                while epoch < 3 and account.epochs[-1] < epoch:
+                    await account.take(pages)
             await account.take_the_rest(pages)
         assert sorted(account.keys()) == sorted(booth.keys)
         assert pages.summary.complete
