@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -539,7 +539,7 @@ async def test_scan_iter_goes_through_all_masters(cluster: FakeCluster, client: 
     assert first == set(cluster.hosts[0].program.data[0])
 
 
-@pytest.mark.parametrize("what", ["a slot moves", "a process restarts", "a slot moves unseen"])
+@pytest.mark.parametrize("what", ["a slot moves", "a process restarts", "a slot moves unseen", "nobody tells of slots"])
 async def test_scan_iter_says_when_it_may_have_missed_keys(
     cluster: FakeCluster, client: ClusterClient, what: str
 ) -> None:
@@ -557,8 +557,41 @@ async def test_scan_iter_says_when_it_may_have_missed_keys(
                     client._monitor.moved(0, client.nodes[2].address)
                 case "a process restarts":
                     cluster.hosts[0].restart()
+                case "a slot moves unseen":
+                    cluster.move(0, cluster.hosts[2])
                 case _:
                     cluster.move(0, cluster.hosts[2])
+                    for host in cluster.hosts:
+                        host.tap("CLUSTER SHARDS", instead=Reply(Error("LOADING dataset")), times=1000)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_scan_iter_asks_nobody_when_the_client_is_closed(
+    network: Network, waits: bool, nursery: trio.Nursery
+) -> None:
+    """With all keys in hand it has only the map to ask for, of which nobody tells any more."""
+    cluster = FakeCluster(network)
+    ended = trio.Event()
+
+    async def go_on(keys: AsyncIterator[Any]) -> None:
+        with pytest.raises(ClientClosed):
+            await anext(keys)
+        ended.set()
+
+    async with ClusterClient(cluster.addresses) as client:
+        await client.set(KEY, "value")
+        keys = client.scan_iter()
+        await anext(keys)
+        if waits:
+            for host in cluster.hosts:
+                host.tap("CLUSTER SHARDS", instead=SILENCE)
+            nursery.start_soon(go_on, keys)
+            await settled()
+            assert not ended.is_set()
+    if not waits:
+        nursery.start_soon(go_on, keys)
+    with trio.fail_after(3600):
+        await ended.wait()
 
 
 async def test_a_cursor_does_not_follow_its_key_to_another_node(cluster: FakeCluster, client: ClusterClient) -> None:

@@ -34,6 +34,7 @@ from trio_sentinel_scan import (
     ScanPages,
     ServerUnavailable,
 )
+from trio_sentinel_scan._core.identity import Address
 from trio_sentinel_scan._core.slots import slot_of
 from trio_sentinel_scan._trio import cluster_scan
 
@@ -240,6 +241,31 @@ async def test_the_client_closes_while_nodes_are_asked(network: Network, cluster
         await settled()
         assert network.open_client_ends
         may_go_on.set()
+    nothing_is_left(network)
+
+
+async def test_a_client_that_is_opened_again_keeps_nothing_of_before(network: Network, cluster: FakeCluster) -> None:
+    """What was connecting when it was closed is of no use to it, and who waited for that connection dials none."""
+    may_go_on = trio.Event()
+    client = ClusterClient(cluster.addresses)
+    host = cluster.hosts[-1]
+
+    async def ask() -> None:
+        with pytest.raises(ClientClosed):
+            await client._monitor.ask(Address(*host.address), ("PING",))
+
+    async with trio.open_nursery() as nursery:
+        async with client:
+            host.tap("HELLO", instead=Hold(may_go_on))
+            dialled = len(host.commands("HELLO"))
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await settled()
+            assert len(host.commands("HELLO")) == dialled + 1
+        async with client:
+            may_go_on.set()
+            await settled()
+            assert len(host.commands("HELLO")) == dialled + 1
     nothing_is_left(network)
 
 

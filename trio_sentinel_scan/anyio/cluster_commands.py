@@ -319,9 +319,10 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
     ) -> AsyncGenerator[Any]:
         """redis-py's `scan_iter`: the keys of all masters (or of `target_nodes`), one node after the other.
 
-        It raises `ScanInterrupted` where keys may have been missed: a cursor would go to another server process, or
-        slots have got another owner meanwhile. A migration that is under way, and changes no owner, it does not
-        notice, and misses what that carries past it. `open_scan` loses nothing: it begins again where it must.
+        It raises `ScanInterrupted` where keys may have been missed: a cursor would go to another server process, slots
+        have got another owner meanwhile, or no node can tell in the end whether they have. A migration that is under
+        way, and changes no owner, it does not notice, and misses what that carries past it. `open_scan` loses nothing:
+        it begins again where it must.
         """
         self._check_use()
         # What a slot without an owner has, nobody could be asked for.
@@ -347,7 +348,8 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
                 if cursor == 0:
                     break
                 cursor, found = await self._read_on(("SCAN",), cursor, words, there, home)
-        await self._monitor.refreshed()
+        if not await self._monitor.refreshed():
+            raise _nobody_tells(keys)
         count_on()
 
     # ---- keys in many slots --------------------------------------------------------------------------------------
@@ -393,8 +395,16 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
 
 
 def _slots_moved(keys: int) -> ScanInterrupted:
+    return _may_have_missed("slots have got another owner meanwhile", keys)
+
+
+def _nobody_tells(keys: int) -> ScanInterrupted:
+    return _may_have_missed("no node could tell in the end whether slots have got another owner meanwhile", keys)
+
+
+def _may_have_missed(what: str, keys: int) -> ScanInterrupted:
     return ScanInterrupted(
-        "slots have got another owner meanwhile, and their keys may have passed it by; client.open_scan() loses none",
+        f"{what}, and keys may have passed it by; client.open_scan() loses none",
         epoch=0,
         old_server=None,
         new_server=None,

@@ -83,8 +83,10 @@ class ClusterMonitor:
         self._poke = anyio.Event()
         # While a round of asking is under way.
         self._asking = False
-        # Set, and replaced, when a round of asking is over.
+        # Set, and replaced, when a round of asking is over; set when the client closes, as no other round comes then.
         self._round_over = anyio.Event()
+        # Whether any node answered in the last round.
+        self._answered = False
         self._surveying = anyio.Lock()
         # How many surveys were begun; the latest that came to its end, and which it was.
         self._surveys_begun = 0
@@ -126,12 +128,19 @@ class ClusterMonitor:
         """The map may be wrong: ask for it."""
         self._poke.set()
 
-    async def refreshed(self) -> None:
-        """Until the map has been asked for once more. Nobody was asked before this call."""
+    async def refreshed(self) -> bool:
+        """Until the map has been asked for once more: whether any node answered. Nobody was asked before this call.
+
+        Raises ClientClosed.
+        """
+        self._check_open()
         if self._asking:
             await self._round_over.wait()
+            self._check_open()
         self._poke.set()
         await self._round_over.wait()
+        self._check_open()
+        return self._answered
 
     def moved(self, slot: int, address: Address) -> None:
         """A node says that another one has this slot."""
@@ -165,6 +174,7 @@ class ClusterMonitor:
         self._check_open()
         line = self._lines.setdefault(address, _Line())
         async with line.turn:
+            self._check_kept(address, line)
             connection = line.connection
             if connection is not None and not (connection.usable and connection.is_quiet):
                 line.connection = None
@@ -179,8 +189,7 @@ class ClusterMonitor:
                         response_timeout=self._patience,
                         protocol=self._settings.protocol,
                     )
-                    # (`aclose` may have gone by, and closed what there was.)
-                    self._check_open()
+                    self._check_kept(address, line)
                     line.connection = connection
                 return await connection.request(*commands, decode=False)
             except BaseException:
@@ -193,6 +202,11 @@ class ClusterMonitor:
         if self._closed:
             raise ClientClosed("the client was closed while a node was to be asked about the cluster")
 
+    def _check_kept(self, address: Address, line: _Line) -> None:
+        """`aclose` may have gone by, and closed what there was; the client may even be open again, with other lines."""
+        if self._lines.get(address) is not line:
+            raise ClientClosed(f"the client was closed while {address} was to be asked about the cluster")
+
     def stop(self) -> None:
         """The client is closing: nobody tells of the cluster any more."""
         for callback in tuple(self.on_stop):
@@ -201,6 +215,8 @@ class ClusterMonitor:
     async def aclose(self) -> None:
         """Close what the nodes were asked over, and ask nobody any more."""
         self._closed = True
+        self._answered = False
+        self._round_over.set()
         lines, self._lines = self._lines, {}
         for line in lines.values():
             if line.connection is not None:
@@ -242,6 +258,7 @@ class ClusterMonitor:
             if self.views.is_enough(answer):
                 break
         self._asking = False
+        self._answered = bool(answers)
         if self.views.answered(answers):
             self._tell()
         if self.views.contradicted:
