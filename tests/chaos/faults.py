@@ -30,6 +30,8 @@ class Fault:
     loses: bool = False
     # Whether another process is the master afterwards though nothing may be lost.
     replaces: bool = False
+    # Whether a master that is replaced was killed: what others passed on last may come from their successor as well.
+    kills: bool = False
     possible: Callable[[Any], bool] = lambda arena: True
 
 
@@ -320,11 +322,11 @@ def _can_migrate_atomically(arena: ClusterArena) -> bool:
 
 
 EVERYWHERE: Final = (
-    Fault("kill a master", kill_master, loses=True),
+    Fault("kill a master", kill_master, loses=True, kills=True),
     Fault("pause a master until it is replaced", pause_master, loses=True),
     Fault("pause for a moment", blink),
     Fault("CLIENT PAUSE", client_pause),
-    Fault("restart a master on the same port", restart_master, loses=True),
+    Fault("restart a master on the same port", restart_master, loses=True, kills=True),
     Fault("kill and start a replica", kill_replica),
 )
 WITH_SENTINELS: Final = (
@@ -345,7 +347,7 @@ IN_A_CLUSTER: Final = (
         # Others forget that it moves, and may not become whole again by what this does.
         possible=_keeps_migrations,
     ),
-    Fault("slots move while another master is killed", kill_beside_a_move, loses=True),
+    Fault("slots move while another master is killed", kill_beside_a_move, loses=True, kills=True),
     Fault("slots move atomically", migrate_atomically, possible=_can_migrate_atomically),
     Fault("a master cut off from the others", isolate, loses=True),
 )

@@ -26,8 +26,8 @@ from trio_sentinel_scan import (
 # How long a subscriber may take to receive again, once all is well.
 PATIENCE: Final = 120.0
 _PAUSE: Final = 0.005
-# Seconds before and after a gap in which nothing is expected of a sharded channel: while a master hands over to its
-# replica, the two do not always pass on what is published at the other, or do so late.
+# Seconds before and after a gap in which nothing is expected of a sharded channel: when a master that lives on is
+# replaced by its replica, the two do not always pass on what is published at the other, or do so late.
 _HANDING_OVER: Final = 1.0
 
 
@@ -149,8 +149,8 @@ class Listening:
     async def check(self, *, hands_over: bool, outage: float) -> None:
         """All is well again: each channel receives, and nothing was missing but at a gap.
 
-        `hands_over`: a master may have handed over to its replica since the last check; `outage`: for how many seconds
-        there may have been no server to subscribe to.
+        `hands_over`: a master that lives on may have been replaced by its replica since the last check; `outage`: for
+        how many seconds there may have been no server to subscribe to.
         """
         if not self.is_possible:
             await trio.lowlevel.checkpoint()
@@ -168,6 +168,8 @@ class Listening:
     def _check_order(self, channel: Channel, *, is_loose: bool) -> None:
         heard, channel.heard = channel.heard, []
         if is_loose:
+            beside = [item for item in heard if isinstance(item, int) and channel.is_beside_a_gap(item)]
+            self._account.messages["twice beside a failover"] += len(beside) - len(set(beside))
             heard = [item for item in heard if not (isinstance(item, int) and channel.is_beside_a_gap(item))]
         numbers = [item for item in heard if isinstance(item, int)]
         if numbers != sorted(set(numbers)):

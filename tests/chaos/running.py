@@ -81,7 +81,8 @@ class Run:
         replaced = await self._arena.identities() != masters
         self._account.failovers += await self._arena.failovers() - failovers
         may_lose = main.loses or (replaced and not main.replaces)
-        await self._check(may_lose=may_lose, hands_over=main.replaces, outage=whole - began)
+        hands_over = (replaced or main.replaces) and not main.kills
+        await self._check(may_lose=may_lose, hands_over=hands_over, outage=whole - began)
         if trio.current_time() < ends_at:
             # The next faults meet keys that these have not seen.
             await self._arena.grow(100)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from trio_sentinel_scan import ScanInterrupted
+from trio_sentinel_scan._core.cluster_map import ClusterMap, ClusterNode, Shard
 from trio_sentinel_scan._core.commands import Command, read_command
-from trio_sentinel_scan._core.cursor_home import CursorHome, CursorLedger, has_cursor
+from trio_sentinel_scan._core.cursor_home import CursorHome, CursorLedger, SameOwners, has_cursor
 from trio_sentinel_scan._core.identity import Address, ServerIdentity
+from trio_sentinel_scan._core.slots import ALL_SLOTS, set_of
 
 OLD = ServerIdentity("1" * 40, Address("10.0.0.1", 6379))
 NEW = ServerIdentity("2" * 40, Address("10.0.0.2", 6379))
@@ -114,3 +116,40 @@ def test_an_iteration_may_begin_twice() -> None:
 def test_which_commands_have_a_cursor(name: str, has: bool) -> None:
     """They are looked at before they are sent; the others need not be."""
     assert has_cursor(Command(name, (name,))) is has
+
+
+# ---- an iteration over a cluster's masters -----------------------------------------------------------------------
+
+LOW = set_of([(0, 8000)])
+HIGH = ALL_SLOTS & ~LOW
+FIRST, SECOND, THIRD = (ClusterNode(str(i) * 40, Address(f"10.0.0.{i}", 6379)) for i in (1, 2, 3))
+BEGUN = ClusterMap((Shard(FIRST, LOW), Shard(SECOND, HIGH)), 1)
+# Of the same owners, with a replica more.
+SAME = ClusterMap((Shard(FIRST, LOW, (THIRD,)), Shard(SECOND, HIGH)), 2)
+MOVED = ClusterMap((Shard(FIRST, LOW | set_of([(9000, 9000)])), Shard(SECOND, HIGH & ~set_of([(9000, 9000)]))), 3)
+
+
+def test_owners_that_stay_are_no_reason_to_stop() -> None:
+    owners = SameOwners(BEGUN)
+    for known in (BEGUN, SAME, BEGUN):
+        owners.check_key(known)
+    owners.check_end(SAME, answered=True)
+
+
+def test_keys_may_pass_by_an_iteration_when_slots_get_another_owner() -> None:
+    owners = SameOwners(BEGUN)
+    owners.check_key(BEGUN)
+    with pytest.raises(ScanInterrupted, match="another owner meanwhile") as caught:
+        owners.check_key(MOVED)
+    assert caught.value.keys == 1
+    with pytest.raises(ScanInterrupted, match="another owner meanwhile"):
+        owners.check_end(MOVED, answered=True)
+
+
+def test_an_iteration_does_not_end_where_nobody_tells_of_the_owners() -> None:
+    """The map may be an old one."""
+    owners = SameOwners(BEGUN)
+    owners.check_key(BEGUN)
+    with pytest.raises(ScanInterrupted, match="no node could tell") as caught:
+        owners.check_end(BEGUN, answered=False)
+    assert caught.value.keys == 1

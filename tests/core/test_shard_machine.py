@@ -105,6 +105,12 @@ class Sharding(RuleBasedStateMachine):
         self.follow()
 
     @rule()
+    def map_was_asked_for(self) -> None:
+        """Whatever it said."""
+        self.plan.map_was_asked_for()
+        self.follow()
+
+    @rule()
     def tick(self) -> None:
         self.now += 1
         self.plan.tick(self.now)

@@ -511,14 +511,16 @@ def test_no_map_is_asked_for_while_answers_are_on_their_way() -> None:
     assert not scene.plan.wants_map
 
 
-def test_what_a_node_has_ended_is_asked_for_at_once() -> None:
-    """It knows where the slot is now."""
+def test_what_a_node_has_ended_it_is_asked_for_once_the_map_was() -> None:
+    """Whoever told of the map may not have heard of the move, and it has."""
     scene = Scene().held(A1, A2)
     scene.node("A").take([b"sunsubscribe", A1, 1], 5.0)
     assert scene.plan.wants_map
+    scene.plan.map_was_asked_for()
     assert scene.node("A").commands() == [("SSUBSCRIBE", A1)]
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:{scene.address('B').port}", now=6.0)
     scene.node("A").take([b"sunsubscribe", A2, 0], 6.0)
+    scene.plan.map_was_asked_for()
     scene.owned(a="B")
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:{scene.address('B').port}", now=6.0)
     scene.connect("B", now=7.0)
@@ -533,11 +535,42 @@ def test_what_a_node_has_ended_is_asked_for_at_once() -> None:
     assert repr(A1) not in repr(gap)
 
 
+@pytest.mark.parametrize("late", ["map", "nothing"])
+def test_who_has_ended_it_is_not_asked_before_the_map_is(late: str) -> None:
+    """A master that has become a replica would take it, and its successor may pass the same messages on once more."""
+    scene = Scene().held(A1, A2, C1)
+    scene.node("A").take([b"sunsubscribe", A1, 1], 5.0)
+    scene.node("A").take([b"sunsubscribe", A2, 0], 5.0)
+    # (Whatever else happens.)
+    scene.want(b"{2}c")
+    assert scene.node("A").commands() == [("SSUBSCRIBE", b"{2}c")]
+    if late == "map":
+        # Nobody could tell of the map for a while.
+        scene.plan.tick(6.0)
+        assert scene.node("A").commands() == [("SSUBSCRIBE", A1, A2)]
+        return
+    fail_over(scene)
+    scene.plan.map_was_asked_for()
+    assert not scene.node("A").has_commands
+    scene.connect("D", now=7.0)
+    assert ("SSUBSCRIBE", A1, A2) in scene.answer("D", now=7.0)
+    assert set(scene.gap().channels) == {A1, A2}
+
+
+def test_who_has_ended_it_is_asked_over_a_new_connection() -> None:
+    scene = Scene().held(A1)
+    scene.node("A").take([b"sunsubscribe", A1, 0], 5.0)
+    scene.node("A").lost("lost", 5.0, 5.0)
+    scene.connect("A")
+    assert scene.node("A").commands() == [("SSUBSCRIBE", A1)]
+
+
 def test_a_map_that_names_who_has_ended_it_is_doubted_for_a_while() -> None:
     """A master that has become a replica takes the subscription again."""
     scene = Scene().held(A1, A2)
     scene.node("A").take([b"sunsubscribe", A1, 1], 1.0)
     scene.node("A").take([b"sunsubscribe", A2, 0], 1.0)
+    scene.plan.map_was_asked_for()
     scene.answer("A")
     assert not scene.plan.is_settled
     for number in range(MOST_DOUBTS):
@@ -548,6 +581,7 @@ def test_a_map_that_names_who_has_ended_it_is_doubted_for_a_while() -> None:
         scene.plan.map_changed(scene.map())
     assert scene.plan.is_settled
     scene.node("A").take([b"sunsubscribe", A1, 1], 9.0)
+    scene.plan.map_was_asked_for()
     scene.answer("A")
     assert not scene.plan.is_settled
     fail_over(scene)
@@ -657,6 +691,7 @@ def test_two_that_are_to_let_go() -> None:
     scene.received()
     scene.node("A").commands()
     scene.node("A").take([b"sunsubscribe", A1, 0], 1.0)
+    scene.plan.map_was_asked_for()
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:7001")
     scene.node("A").take(b"PONG", 1.0)
     assert scene.received() == []
@@ -672,6 +707,7 @@ def test_an_owner_that_drops_it_while_another_holds_it_still() -> None:
     scene.answer("B")
     scene.received()
     scene.node("B").take([b"sunsubscribe", A1, 0], 1.0)
+    scene.plan.map_was_asked_for()
     scene.answer("B", now=2.0)
     assert scene.received() == [(A1,)]
 
@@ -680,6 +716,7 @@ def test_a_move_on_before_the_gap_was_told() -> None:
     """The gap is told once, from its beginning."""
     scene = Scene().held(A1, C1)
     scene.node("A").take([b"sunsubscribe", A1, 0], 1.0)
+    scene.plan.map_was_asked_for()
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:{scene.address('B').port}")
     scene.want(B1)
     scene.owned(a="B")
@@ -759,6 +796,7 @@ def test_ended_again_before_the_gap_was_told() -> None:
     assert scene.node("A").commands() == [("SSUBSCRIBE", A1, A2)]
     scene.node("A").take([b"ssubscribe", A1, 1], 5.0)
     scene.node("A").take([b"sunsubscribe", A1, 0], 6.0)
+    scene.plan.map_was_asked_for()
     scene.node("A").take([b"ssubscribe", A2, 1], 7.0)
     scene.answer("A", now=8.0)
     assert [set(item) for item in scene.received()] in ([{A1, A2}], [{A2}, {A1}])

@@ -199,6 +199,18 @@ async def test_a_subscription_that_the_node_ends_goes_where_the_slot_is(
     assert wires(cluster) == 2
 
 
+async def test_an_owner_that_ends_it_is_asked_again_once_the_map_was(
+    cluster: ShardCluster, subscriber: ClusterSubscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only by the timer."""
+    monkeypatch.setattr(subscriber._shard_plan, "tick", lambda _: None)
+    home, asked = cluster.of(A), subscriber._shards._monitor.refreshes
+    home.program.end(slot_of(A))
+    (gap,) = await take(subscriber, 1)
+    assert (gap.channels, gap.new_server.address) == ((A,), home.address)
+    assert subscriber._shards._monitor.refreshes > asked
+
+
 async def test_a_slot_whose_owner_says_nothing_is_left_when_the_map_says_so(
     cluster: ShardCluster, subscriber: ClusterSubscriber
 ) -> None:

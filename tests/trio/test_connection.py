@@ -120,6 +120,19 @@ async def test_a_push_behind_a_reply_is_none(make_peer: MakePeer) -> None:
         assert await peer.connection.request(("B",)) == [2]
 
 
+async def test_a_key_in_the_rest_of_a_push_may_look_like_a_header(make_peer: MakePeer) -> None:
+    """Of more elements than any reply has. It is cut just before that key."""
+    key = "*999999999\r\n"
+    push = encode(Push(["invalidate", [key]]), 3)
+    cut = push.index(key.encode())
+    peer = make_peer()
+    await peer.will_say(b":1\r\n" + push[:cut])
+    assert await peer.connection.request(("A",)) == [1]
+    await peer.connection.send(("B",))
+    await peer.will_say(push[cut:] + b":2\r\n")
+    assert await peer.connection.receive() == 2
+
+
 async def test_sending_and_receiving_apart(make_peer: MakePeer) -> None:
     """As the scan does it: the next command is on its way while the caller does something else."""
     peer = make_peer()

@@ -12,11 +12,12 @@ from .errors import ScanInterrupted
 from .replies import as_list, as_text
 
 if TYPE_CHECKING:
+    from .cluster_map import ClusterMap
     from .commands import Command
     from .identity import ServerIdentity
     from .wire import Reply
 
-__all__ = ["CursorHome", "CursorLedger", "has_cursor"]
+__all__ = ["CursorHome", "CursorLedger", "SameOwners", "has_cursor"]
 
 # Command -> where its cursor stands.
 _CURSOR_AT: Final = {"SCAN": 1, "HSCAN": 2, "SSCAN": 2, "ZSCAN": 2}
@@ -36,6 +37,45 @@ class CursorHome:
         # None until the first command of the iteration is about to be sent.
         self.server: ServerIdentity | None = None
         self.keys = 0
+
+
+class SameOwners:
+    """Whether the slots of a cluster stay where one iteration over its masters, one by one, found them.
+
+    Keys that move from a master not yet come to, to one that is done with, are seen on neither.
+    """
+
+    def __init__(self, known: ClusterMap) -> None:
+        self._map = known
+        self._owned = known.ownership()
+        self._keys = 0
+
+    def check_key(self, known: ClusterMap) -> None:
+        """One more key is about to be given. Raises ScanInterrupted if slots have got another owner."""
+        self._check(known)
+        self._keys += 1
+
+    def check_end(self, known: ClusterMap, *, answered: bool) -> None:
+        """All masters are done. `answered`: a node has told since then, and `known` is what it told.
+
+        Raises ScanInterrupted if slots have got another owner, or if nobody can tell whether they have.
+        """
+        if not answered:
+            raise self._may_have_missed("no node could tell in the end whether slots have got another owner meanwhile")
+        self._check(known)
+
+    def _check(self, known: ClusterMap) -> None:
+        if known is not self._map and known.ownership() != self._owned:
+            raise self._may_have_missed("slots have got another owner meanwhile")
+
+    def _may_have_missed(self, what: str) -> ScanInterrupted:
+        return ScanInterrupted(
+            f"{what}, and keys may have passed it by; client.open_scan() loses none",
+            epoch=0,
+            old_server=None,
+            new_server=None,
+            keys=self._keys,
+        )
 
 
 class CursorLedger:

@@ -109,7 +109,7 @@ class ShardBooks:
             if owner is None or not owner.is_connected:
                 continue
             if not is_held:
-                if name in owner.busy or want.rests or want.rests_at == owner.address:
+                if name in owner.busy or want.rests or owner.address in (want.rests_at, want.ended_at):
                     continue
                 others = [node for node in others if self._may_repeat(node, owner)]
                 if not others:

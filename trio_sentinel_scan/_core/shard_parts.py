@@ -52,6 +52,8 @@ class WantedChannel:
     # Not to be asked for until the next tick: at this node, or at none.
     rests_at: Address | None = None
     rests: bool = False
+    # Not to be asked for at this node before the map has been asked for: it has ended the subscription by itself.
+    ended_at: Address | None = None
     # Redirections in a row.
     redirects: int = 0
     # Whether it is asked for in a command of its own: it was refused together with others.

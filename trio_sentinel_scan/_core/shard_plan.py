@@ -7,7 +7,8 @@ the end each wanted channel is held by its slot's owner and by nobody else.
 When a channel's slot has another owner by the map, while the old one holds it still, the new one is asked first, and
 the old one lets go when the new one has confirmed: an old owner may still get messages, and a map may be wrong. No
 message comes twice by that, for it is published in one shard. But within one shard all nodes pass on the same messages:
-there the old one lets go first.
+there the old one lets go first. And a node that has ended a subscription by itself is not asked again before the map
+is: a replica by now, it would take it, and we should have from it what its new master passes on a moment later.
 
 A channel that was held and is held again, or elsewhere, owes its caller a `Gap`, before the first message from there.
 """
@@ -125,6 +126,13 @@ class ShardPlan(ShardBooks):
         self._read_map(cluster)
         self._reconcile(self._wanted)
 
+    def map_was_asked_for(self) -> None:
+        """Since `wants_map` was last set, whether or not there is another map: what waited for that is asked for."""
+        names = [name for name in self._unsettled if self._wanted[name].ended_at is not None]
+        for name in names:
+            self._wanted[name].ended_at = None
+        self._reconcile(names)
+
     def tick(self, now: float) -> None:
         """A while has gone by, and something is unsettled: what waited for that is asked for again."""
         for name, times in tuple(self._doubted.items()):
@@ -135,7 +143,7 @@ class ShardPlan(ShardBooks):
         names = tuple(self._unsettled)
         for name in names:
             want = self._wanted[name]
-            want.rests, want.rests_at, want.redirects = False, None, 0
+            want.rests, want.rests_at, want.ended_at, want.redirects = False, None, None, 0
             if want.node is None or name not in want.node.busy:
                 self.wants_map = True
         self._give_up(
@@ -151,6 +159,8 @@ class ShardPlan(ShardBooks):
             want = self._wanted[name]
             if want.rests_at == node.address:
                 want.rests_at = None
+            if want.ended_at == node.address:
+                want.ended_at = None
         for ticket, nodes in self._tickets.items():
             if node in nodes:
                 node.ping(ticket)
@@ -176,6 +186,7 @@ class ShardPlan(ShardBooks):
                 self._regain(node, name, want)
             want.is_promised = True
             want.since = None
+            want.ended_at = None
             want.redirects = 0
             want.is_alone = False
             for ticket in tuple(want.tickets):
@@ -192,6 +203,7 @@ class ShardPlan(ShardBooks):
             want = self._wanted.get(name)
             if want is not None and want.node is node:
                 self._doubted[name] = MOST_DOUBTS
+                want.ended_at = node.address
         untold = node.regained.pop(name) if name in node.regained else Interruption(cause, node.server, now)
         self._fell(node, name, untold, now)
         self._reconcile((name,))

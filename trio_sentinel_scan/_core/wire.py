@@ -136,7 +136,7 @@ class Decoder:
 
     @property
     def is_between_replies(self) -> bool:
-        """Whether a reply begins at the next byte."""
+        """Whether a reply begins at the next byte, or an element of one that has come up to there."""
         return not self._reader.has_data()
 
     def next_reply(self, *, decode: bool = True) -> Reply:

@@ -65,6 +65,8 @@ class ClusterMonitor:
         self.views: ClusterViews = ClusterViews(seeds)
         # Called, synchronously, whenever the map says something new.
         self.on_change: set[Callable[[], None]] = set()
+        # Called, synchronously, whenever the map has been asked for and nothing has called for that since it began.
+        self.on_asked: set[Callable[[], None]] = set()
         # Called, synchronously, when the client closes.
         self.on_stop: set[Callable[[], None]] = set()
         # How many times the map was asked for.
@@ -232,6 +234,9 @@ class ClusterMonitor:
             await self._refresh()
             self._round_over.set()
             self._round_over = trio.Event()
+            if not self._poke.is_set():
+                for callback in tuple(self.on_asked):
+                    callback()
             await trio.sleep(REFRESH_PERIOD)
             with trio.move_on_after(POLL_PERIOD):
                 await self._poke.wait()

@@ -21,8 +21,8 @@ from .._core.cluster_routes import Scope, check_fit, full_name, put_together, ro
 from .._core.cluster_targets import find_node, find_targets
 from .._core.command_keys import has_subcommand
 from .._core.config import checked_address
-from .._core.cursor_home import CursorHome
-from .._core.errors import ConfigError, ScanInterrupted
+from .._core.cursor_home import CursorHome, SameOwners
+from .._core.errors import ConfigError
 from .._core.results import At
 from .._core.scan_steps import Target
 from .._core.slots import slot_of
@@ -329,28 +329,20 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
         known = await self._router.covered_map("SCAN") if target_nodes is None else self._monitor.map
         targets = Scope.MASTERS if target_nodes is None else find_targets(target_nodes, known)
         nodes = self._nodes_of(targets) if isinstance(targets, Scope) else targets
-        owned, keys = known.ownership(), 0
-
-        def count_on() -> None:
-            nonlocal keys
-            if self._monitor.map is not known and self._monitor.map.ownership() != owned:
-                raise _slots_moved(keys)
-            keys += 1
-
+        owners = SameOwners(known)
         words = words_of(MATCH=match, COUNT=count, TYPE=_type)
         for node in nodes:
             there, home = {**options, "node": node.address}, CursorHome()
             cursor, found = await self._read_on(("SCAN",), 0, words, there, home)
             while True:
                 for key in found:
-                    count_on()
+                    owners.check_key(self._monitor.map)
                     yield key  # noqa: ASYNC911 (of one reply)
                 if cursor == 0:
                     break
                 cursor, found = await self._read_on(("SCAN",), cursor, words, there, home)
-        if not await self._monitor.refreshed():
-            raise _nobody_tells(keys)
-        count_on()
+        answered = await self._monitor.refreshed()
+        owners.check_end(self._monitor.map, answered=answered)
 
     # ---- keys in many slots --------------------------------------------------------------------------------------
 
@@ -392,21 +384,3 @@ class ClusterCommands(  # type: ignore[misc]  # pyright: ignore[reportIncompatib
     async def cluster_delslots(self, *slots: EncodableT) -> list[bool]:  # type: ignore[override]  # as above
         """Take slots from their owners; a result for each."""
         return [await self.execute_command("CLUSTER DELSLOTS", slot) for slot in slots]  # noqa: ASYNC910 (each waits)
-
-
-def _slots_moved(keys: int) -> ScanInterrupted:
-    return _may_have_missed("slots have got another owner meanwhile", keys)
-
-
-def _nobody_tells(keys: int) -> ScanInterrupted:
-    return _may_have_missed("no node could tell in the end whether slots have got another owner meanwhile", keys)
-
-
-def _may_have_missed(what: str, keys: int) -> ScanInterrupted:
-    return ScanInterrupted(
-        f"{what}, and keys may have passed it by; client.open_scan() loses none",
-        epoch=0,
-        old_server=None,
-        new_server=None,
-        keys=keys,
-    )

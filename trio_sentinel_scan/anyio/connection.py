@@ -71,17 +71,19 @@ class Connection:
     async def send_encoded(self, data: bytes, replies: int) -> None:  # noqa: ASYNC910 (see below)
         """Send commands that are RESP already, and that so many replies will answer.
 
-        Raises as `send` does, and ProtocolError if a reply is there already that nobody has asked for: whatever follows
-        would be taken for another's.
+        Raises as `send` does, and ProtocolError if a reply was read already that nobody has asked for: whatever follows
+        would be taken for another's. (What is still in the socket is not looked for: that would be a system call for
+        each command. `is_quiet` does so, where a connection at rest is taken up again.)
 
         No checkpoint unless there is something to wait for: receiving is one, and each command is worth one only.
         """
         self._check_alive()
         if self._owed == 0:
-            self._opening = True
             # (What is there may be a push. One on which messages come is sent nothing any more: see `receive_message`.)
             if self.has_more and self._next(decode=False) is not NOT_YET:
                 raise self._broken(ProtocolError("it has sent a reply that nobody had asked for"))
+            # Half a push may be left, and its rest may be a key, which may look like anything.
+            self._opening = not self.has_more
         self._owed += replies
         self._spent = True
         rest = self._stream.send_now(data)

@@ -108,15 +108,21 @@ class ShardLinks:
         async with anyio.create_task_group() as task_group:
             self._task_group = task_group
             self._monitor.on_change.add(self._notice_map)
+            self._monitor.on_asked.add(self._notice_asked)
             try:
                 self._notice_map()
                 await self._tick_on()
             finally:
                 self._monitor.on_change.discard(self._notice_map)
+                self._monitor.on_asked.discard(self._notice_asked)
                 self._task_group = None
 
     def _notice_map(self) -> None:
         self.plan.map_changed(self._monitor.map)
+        self.follow()
+
+    def _notice_asked(self) -> None:
+        self.plan.map_was_asked_for()
         self.follow()
 
     async def _tick_on(self) -> None:

@@ -58,8 +58,7 @@ class SlotMigration:
         target_id = await self.target.node_id()
         others = [node for node in self._nodes() if node not in (self.source, self.target)]
         for node in (self.target, self.source, *others):
-            if (await node.view()).is_master:
-                await node.execute("CLUSTER", "SETSLOT", self.slot, "NODE", target_id)
+            await _tell_if_master(node, [self.slot], target_id)
 
     async def cancel(self) -> None:
         """Take the flags back on both sides. The keys stay where they are: those that were moved are orphans now."""
@@ -91,14 +90,19 @@ async def move_in_bulk(
         )
         left = [*shares]
     for node in (target, source, *others):
-        problem: CommandFailed | None = None
-        try:
-            await _set_slots(node, slots, "NODE", target_id)
-        except CommandFailed as error:
-            problem = error
-        # (Who has lost its last slot follows the one who has it now, as soon as it hears of that.)
-        if problem is not None and (await node.view()).is_master:
-            raise problem
+        await _tell_if_master(node, slots, target_id)
+
+
+async def _tell_if_master(node: LocalClusterNode, slots: Sequence[int], owner: str) -> None:
+    """Who owns these slots now. Only a master takes that, and a node may stop being one at any time."""
+    problem: CommandFailed | None = None
+    try:
+        await _set_slots(node, slots, "NODE", owner)
+    except CommandFailed as error:
+        problem = error
+    # (Who has lost its last slot follows the one who has it now, as soon as it hears of that.)
+    if problem is not None and (await node.view()).is_master:
+        raise problem
 
 
 async def _set_slots(node: LocalClusterNode, slots: Sequence[int], word: str, node_id: str) -> None:
