@@ -107,6 +107,7 @@ class Sharding(RuleBasedStateMachine):
     @rule()
     def map_was_asked_for(self) -> None:
         """Whatever it said."""
+        self.plan.wants_map = False
         self.plan.map_was_asked_for()
         self.follow()
 

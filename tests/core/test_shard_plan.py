@@ -61,6 +61,12 @@ class Scene:
                 self.truth.owner[slot_of(channel)] = owners[name]
         self.plan.map_changed(self.map())
 
+    def asked(self) -> None:
+        """The map was asked for, and is as it was."""
+        assert self.plan.wants_map
+        self.plan.wants_map = False
+        self.plan.map_was_asked_for()
+
     def want(self, *names: bytes, now: float = 0.0, handler: Any = None) -> ShardTicket:
         return self.plan.subscribe(dict.fromkeys(names, handler), now)
 
@@ -516,11 +522,11 @@ def test_what_a_node_has_ended_it_is_asked_for_once_the_map_was() -> None:
     scene = Scene().held(A1, A2)
     scene.node("A").take([b"sunsubscribe", A1, 1], 5.0)
     assert scene.plan.wants_map
-    scene.plan.map_was_asked_for()
+    scene.asked()
     assert scene.node("A").commands() == [("SSUBSCRIBE", A1)]
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:{scene.address('B').port}", now=6.0)
     scene.node("A").take([b"sunsubscribe", A2, 0], 6.0)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     scene.owned(a="B")
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:{scene.address('B').port}", now=6.0)
     scene.connect("B", now=7.0)
@@ -541,8 +547,9 @@ def test_who_has_ended_it_is_not_asked_before_the_map_is(late: str) -> None:
     scene = Scene().held(A1, A2, C1)
     scene.node("A").take([b"sunsubscribe", A1, 1], 5.0)
     scene.node("A").take([b"sunsubscribe", A2, 0], 5.0)
-    # (Whatever else happens.)
+    # (Whatever else happens. And somebody's asking may have been over just now.)
     scene.want(b"{2}c")
+    scene.plan.map_was_asked_for()
     assert scene.node("A").commands() == [("SSUBSCRIBE", b"{2}c")]
     if late == "map":
         # Nobody could tell of the map for a while.
@@ -550,7 +557,7 @@ def test_who_has_ended_it_is_not_asked_before_the_map_is(late: str) -> None:
         assert scene.node("A").commands() == [("SSUBSCRIBE", A1, A2)]
         return
     fail_over(scene)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     assert not scene.node("A").has_commands
     scene.connect("D", now=7.0)
     assert ("SSUBSCRIBE", A1, A2) in scene.answer("D", now=7.0)
@@ -570,7 +577,7 @@ def test_a_map_that_names_who_has_ended_it_is_doubted_for_a_while() -> None:
     scene = Scene().held(A1, A2)
     scene.node("A").take([b"sunsubscribe", A1, 1], 1.0)
     scene.node("A").take([b"sunsubscribe", A2, 0], 1.0)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     scene.answer("A")
     assert not scene.plan.is_settled
     for number in range(MOST_DOUBTS):
@@ -581,7 +588,7 @@ def test_a_map_that_names_who_has_ended_it_is_doubted_for_a_while() -> None:
         scene.plan.map_changed(scene.map())
     assert scene.plan.is_settled
     scene.node("A").take([b"sunsubscribe", A1, 1], 9.0)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     scene.answer("A")
     assert not scene.plan.is_settled
     fail_over(scene)
@@ -691,7 +698,6 @@ def test_two_that_are_to_let_go() -> None:
     scene.received()
     scene.node("A").commands()
     scene.node("A").take([b"sunsubscribe", A1, 0], 1.0)
-    scene.plan.map_was_asked_for()
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:7001")
     scene.node("A").take(b"PONG", 1.0)
     assert scene.received() == []
@@ -707,7 +713,7 @@ def test_an_owner_that_drops_it_while_another_holds_it_still() -> None:
     scene.answer("B")
     scene.received()
     scene.node("B").take([b"sunsubscribe", A1, 0], 1.0)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     scene.answer("B", now=2.0)
     assert scene.received() == [(A1,)]
 
@@ -716,7 +722,7 @@ def test_a_move_on_before_the_gap_was_told() -> None:
     """The gap is told once, from its beginning."""
     scene = Scene().held(A1, C1)
     scene.node("A").take([b"sunsubscribe", A1, 0], 1.0)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     scene.refuse("A", f"MOVED {slot_of(A1)} 10.0.0.1:{scene.address('B').port}")
     scene.want(B1)
     scene.owned(a="B")
@@ -796,7 +802,7 @@ def test_ended_again_before_the_gap_was_told() -> None:
     assert scene.node("A").commands() == [("SSUBSCRIBE", A1, A2)]
     scene.node("A").take([b"ssubscribe", A1, 1], 5.0)
     scene.node("A").take([b"sunsubscribe", A1, 0], 6.0)
-    scene.plan.map_was_asked_for()
+    scene.asked()
     scene.node("A").take([b"ssubscribe", A2, 1], 7.0)
     scene.answer("A", now=8.0)
     assert [set(item) for item in scene.received()] in ([{A1, A2}], [{A2}, {A1}])

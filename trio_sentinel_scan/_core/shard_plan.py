@@ -127,7 +127,10 @@ class ShardPlan(ShardBooks):
         self._reconcile(self._wanted)
 
     def map_was_asked_for(self) -> None:
-        """Since `wants_map` was last set, whether or not there is another map: what waited for that is asked for."""
+        """Whether or not there is another one: what waited for that is asked for."""
+        if self.wants_map:
+            # That was before something called for it.
+            return
         names = [name for name in self._unsettled if self._wanted[name].ended_at is not None]
         for name in names:
             self._wanted[name].ended_at = None
