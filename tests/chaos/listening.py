@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Collection
 from typing import Any, Final
@@ -172,8 +173,15 @@ class Listening:
             self._account.messages["twice beside a failover"] += len(beside) - len(set(beside))
             heard = [item for item in heard if not (isinstance(item, int) and channel.is_beside_a_gap(item))]
         numbers = [item for item in heard if isinstance(item, int)]
-        if numbers != sorted(set(numbers)):
-            self._account.found("a message came twice, or out of order", channel.name)
+        so_far = [0, *itertools.accumulate(numbers, max)]
+        if disordered := [at for at, number in enumerate(numbers) if number <= so_far[at]]:
+            at = disordered[0]
+            known = "answered" if numbers[at] in channel.sent else "of unknown fate"
+            around = heard[max(0, heard.index(numbers[at - 1]) - 3) :][:10]
+            self._account.found(
+                "a message came twice, or out of order",
+                f"{channel.name}: {numbers[at]} ({known}), in {list(map(str, around))}",
+            )
         sent, channel.sent = channel.sent, []
         before: int | None = None
         for item in heard:

@@ -37,6 +37,8 @@ class Account:
     server: str
     seed: str
     rounds: int = 0
+    # The faults of the present round.
+    befalling: str = ""
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter[str])
     # Changes of a master, by the servers' own account, and how many the watcher of the topology was told of.
@@ -57,7 +59,7 @@ class Account:
 
     def found(self, what: str, details: object) -> None:
         """Take down that a promise was not kept."""
-        self.findings.append(Finding(self.rounds, what, str(details)))
+        self.findings.append(Finding(self.rounds, what, f"{details} ({self.befalling})"))
 
     @property
     def keys_checked(self) -> int:

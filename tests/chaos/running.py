@@ -66,9 +66,11 @@ class Run:
 
     async def _round(self, ends_at: float) -> None:
         self._account.rounds += 1
+        known = len(self._account.findings)
         main = self._next_fault()
         beside = [] if self._only else self._dice.sample(faults.OF_THE_NETWORK, self._dice.randint(0, 2))
-        self._say(f"round {self._account.rounds}: {', '.join(one.name for one in (main, *beside))}")
+        self._account.befalling = ", ".join(one.name for one in (main, *beside))
+        self._say(f"round {self._account.rounds}: {self._account.befalling}")
         masters, failovers = await self._arena.identities(), await self._arena.failovers()
         began = time.monotonic()
         async with trio.open_nursery() as nursery:
@@ -83,6 +85,8 @@ class Run:
         may_lose = main.loses or (replaced and not main.replaces)
         hands_over = (replaced or main.replaces) and not main.kills
         await self._check(may_lose=may_lose, hands_over=hands_over, outage=whole - began)
+        for finding in self._account.findings[known:]:
+            self._say(f"  {finding.what}: {finding.details}")
         if trio.current_time() < ends_at:
             # The next faults meet keys that these have not seen.
             await self._arena.grow(100)

@@ -553,7 +553,9 @@ def test_who_has_ended_it_is_not_asked_before_the_map_is(late: str) -> None:
     assert scene.node("A").commands() == [("SSUBSCRIBE", b"{2}c")]
     if late == "map":
         # Nobody could tell of the map for a while.
-        scene.plan.tick(6.0)
+        scene.plan.tick(5.0)  # (One that was due just then.)
+        assert not scene.node("A").has_commands
+        scene.plan.tick(5.5)
         assert scene.node("A").commands() == [("SSUBSCRIBE", A1, A2)]
         return
     fail_over(scene)
@@ -562,6 +564,44 @@ def test_who_has_ended_it_is_not_asked_before_the_map_is(late: str) -> None:
     scene.connect("D", now=7.0)
     assert ("SSUBSCRIBE", A1, A2) in scene.answer("D", now=7.0)
     assert set(scene.gap().channels) == {A1, A2}
+
+
+def test_who_has_ended_it_is_not_asked_for_an_old_maps_sake() -> None:
+    """A redirection named the new one, which has not taken it yet; then somebody tells of an old map."""
+    scene = Scene()
+    scene.owned(c="A")
+    scene.held(A1, C1)
+    scene.owned(a="B")
+    scene.node("A").take([b"sunsubscribe", A1, 0], 5.0)
+    scene.owned(a="A")
+    assert not scene.node("A").has_commands
+    scene.asked()
+    assert scene.node("A").commands() == [("SSUBSCRIBE", A1)]
+
+
+def test_who_has_ended_it_may_get_it_back_when_another_has_had_it() -> None:
+    scene = Scene().held(A1)
+    scene.node("A").take([b"sunsubscribe", A1, 0], 5.0)
+    scene.owned(a="B")
+    scene.connect("B")
+    scene.answer("B")
+    scene.owned(a="A")
+    # That may be an old map.
+    assert scene.where(A1) == "B"
+    scene.asked()
+    scene.connect("A")
+    scene.answer("A")
+    scene.answer("B")
+    assert scene.where(A1) == "A"
+
+
+def test_what_ends_after_a_reset_is_nobodys() -> None:
+    scene = Scene().held(A1)
+    node = scene.node("A")
+    scene.plan.reset()
+    node.take([b"sunsubscribe", A1, 0], 1.0)
+    assert scene.received() == []
+    assert not node.has_commands
 
 
 def test_who_has_ended_it_is_asked_over_a_new_connection() -> None:

@@ -204,11 +204,27 @@ async def test_an_owner_that_ends_it_is_asked_again_once_the_map_was(
 ) -> None:
     """Not only by the timer."""
     monkeypatch.setattr(subscriber._shard_plan, "tick", lambda _: None)
-    home, asked = cluster.of(A), subscriber._shards._monitor.refreshes
+    home, monitor = cluster.of(A), subscriber._shards._monitor
+    asked = monitor.refreshes
     home.program.end(slot_of(A))
-    (gap,) = await take(subscriber, 1)
+    with trio.fail_after(5):
+        (gap,) = await take(subscriber, 1)
     assert (gap.channels, gap.new_server.address) == ((A,), home.address)
-    assert subscriber._shards._monitor.refreshes > asked
+    assert monitor.refreshes > asked
+    # Whoever was asked before cannot have known.
+    monkeypatch.setattr(monitor, "refresh_soon", lambda: None)
+    home.program.end(slot_of(A))
+    await trio.sleep(0.01)
+    for callback in tuple(monitor.on_asked):
+        callback()
+    await trio.sleep(5)
+    assert home.program.holds() == []
+    monitor.refreshes += 1
+    for callback in tuple(monitor.on_asked):
+        callback()
+    with trio.fail_after(5):
+        (gap,) = await take(subscriber, 1)
+    assert gap.channels == (A,)
 
 
 async def test_a_slot_whose_owner_says_nothing_is_left_when_the_map_says_so(

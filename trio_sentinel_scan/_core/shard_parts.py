@@ -52,8 +52,10 @@ class WantedChannel:
     # Not to be asked for until the next tick: at this node, or at none.
     rests_at: Address | None = None
     rests: bool = False
-    # Not to be asked for at this node before the map has been asked for: it has ended the subscription by itself.
+    # Not to be asked for at this node, which has ended the subscription by itself, before the map has been asked for or
+    # so many ticks have gone by.
     ended_at: Address | None = None
+    ended_ticks: int = 0
     # Redirections in a row.
     redirects: int = 0
     # Whether it is asked for in a command of its own: it was refused together with others.

@@ -8,7 +8,7 @@ When a channel's slot has another owner by the map, while the old one holds it s
 the old one lets go when the new one has confirmed: an old owner may still get messages, and a map may be wrong. No
 message comes twice by that, for it is published in one shard. But within one shard all nodes pass on the same messages:
 there the old one lets go first. And a node that has ended a subscription by itself is not asked again before the map
-is: a replica by now, it would take it, and we should have from it what its new master passes on a moment later.
+is, if anybody tells of it: a replica by now, it would take it, and pass on what its new master passes on late as well.
 
 A channel that was held and is held again, or elsewhere, owes its caller a `Gap`, before the first message from there.
 """
@@ -42,6 +42,9 @@ MOST_REDIRECTS: Final = 5
 # Ticks for which a map is doubted: a master that has become a replica ends its subscriptions and takes them again, and
 # a map that takes it for the master still would leave us there.
 MOST_DOUBTS: Final = 4
+# Ticks after which a node that has ended a subscription is asked again though nobody told of the map. (The first may be
+# due at once.)
+TICKS_WITHOUT_A_MAP: Final = 2
 
 
 class ShardPlan(ShardBooks):
@@ -127,11 +130,11 @@ class ShardPlan(ShardBooks):
         self._reconcile(self._wanted)
 
     def map_was_asked_for(self) -> None:
-        """Whether or not there is another one: what waited for that is asked for."""
+        """Whatever it says, and since `wants_map` was last set and passed on: what waited for that is asked for."""
         if self.wants_map:
             # That was before something called for it.
             return
-        names = [name for name in self._unsettled if self._wanted[name].ended_at is not None]
+        names = [name for name, want in self._wanted.items() if want.ended_at is not None]
         for name in names:
             self._wanted[name].ended_at = None
         self._reconcile(names)
@@ -146,7 +149,10 @@ class ShardPlan(ShardBooks):
         names = tuple(self._unsettled)
         for name in names:
             want = self._wanted[name]
-            want.rests, want.rests_at, want.ended_at, want.redirects = False, None, None, 0
+            want.rests, want.rests_at, want.redirects = False, None, 0
+            want.ended_ticks -= 1
+            if want.ended_ticks <= 0:
+                want.ended_at = None
             if want.node is None or name not in want.node.busy:
                 self.wants_map = True
         self._give_up(
@@ -189,7 +195,6 @@ class ShardPlan(ShardBooks):
                 self._regain(node, name, want)
             want.is_promised = True
             want.since = None
-            want.ended_at = None
             want.redirects = 0
             want.is_alone = False
             for ticket in tuple(want.tickets):
@@ -204,9 +209,11 @@ class ShardPlan(ShardBooks):
             cause = f"{node.address} has ended the subscription: it does not own the slot any more"
             self.wants_map = True
             want = self._wanted.get(name)
-            if want is not None and want.node is node:
-                self._doubted[name] = MOST_DOUBTS
-                want.ended_at = node.address
+            if want is not None:
+                # (By another's map it may belong there again in a moment.)
+                want.ended_at, want.ended_ticks = node.address, TICKS_WITHOUT_A_MAP
+                if want.node is node:
+                    self._doubted[name] = MOST_DOUBTS
         untold = node.regained.pop(name) if name in node.regained else Interruption(cause, node.server, now)
         self._fell(node, name, untold, now)
         self._reconcile((name,))

@@ -65,7 +65,7 @@ class ClusterMonitor:
         self.views: ClusterViews = ClusterViews(seeds)
         # Called, synchronously, whenever the map says something new.
         self.on_change: set[Callable[[], None]] = set()
-        # Called, synchronously, whenever the map has been asked for and nothing has called for that since it began.
+        # Called, synchronously, whenever a node has told of the map; `refreshes` says which time that was.
         self.on_asked: set[Callable[[], None]] = set()
         # Called, synchronously, when the client closes.
         self.on_stop: set[Callable[[], None]] = set()
@@ -234,7 +234,7 @@ class ClusterMonitor:
             await self._refresh()
             self._round_over.set()
             self._round_over = trio.Event()
-            if not self._poke.is_set():
+            if self._answered:
                 for callback in tuple(self.on_asked):
                     callback()
             await trio.sleep(REFRESH_PERIOD)

@@ -64,6 +64,8 @@ class ShardLinks:
         self._unsettled = Bell()
         # Those that are running; each for a node that the plan has, or that it had and that is being left.
         self._links: dict[ShardNode, _NodeLink] = {}
+        # How many times the map had been asked for when the plan last wanted it: only a later one will do.
+        self._asked_after = 0
         # Invariant: not None exactly while `run` is running.
         self._nursery: trio.Nursery | None = None
 
@@ -76,6 +78,7 @@ class ShardLinks:
             self._monitor.moved(*plan.redirections.pop(0))
         if plan.wants_map:
             plan.wants_map = False
+            self._asked_after = self._monitor.refreshes
             self._monitor.refresh_soon()
         if plan.error is not None and not self._failed:
             self._failed = True
@@ -119,8 +122,9 @@ class ShardLinks:
         self.follow()
 
     def _notice_asked(self) -> None:
-        self.plan.map_was_asked_for()
-        self.follow()
+        if self._monitor.refreshes > self._asked_after:
+            self.plan.map_was_asked_for()
+            self.follow()
 
     async def _tick_on(self) -> None:
         while True:
