@@ -95,6 +95,7 @@ async def move_in_bulk(
 
 async def _tell_if_master(node: LocalClusterNode, slots: Sequence[int], owner: str) -> None:
     """Who owns these slots now. Only a master takes that, and a node may stop being one at any time."""
+    await trio.lowlevel.checkpoint()
     problem: CommandFailed | None = None
     try:
         await _set_slots(node, slots, "NODE", owner)
