@@ -58,7 +58,9 @@ class SlotMigration:
         target_id = await self.target.node_id()
         others = [node for node in self._nodes() if node not in (self.source, self.target)]
         for node in (self.target, self.source, *others):
-            await _tell_if_master(node, [self.slot], target_id)
+            # (A look at each first, which also gives the one before it a moment to tell the others.)
+            if (await node.view()).is_master:
+                await _tell_if_master(node, [self.slot], target_id)
 
     async def cancel(self) -> None:
         """Take the flags back on both sides. The keys stay where they are: those that were moved are orphans now."""
